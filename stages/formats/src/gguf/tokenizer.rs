@@ -1,0 +1,199 @@
+//! A byte-level BPE tokenizer from GGUF metadata.
+//!
+//! GGUF keeps the vocabulary, the merges and the *name* of the pre-tokenizer; what the name means is
+//! knowledge of the reader. Getting it nearly right is worse than failing (perplexities shift by
+//! tenths of a percent and nobody notices), so an unknown name is an error.
+//!
+//! | `tokenizer.ggml.pre` | splits before BPE |
+//! |---|---|
+//! | `smollm` | every digit alone, then the GPT-2 pattern |
+//! | `gpt-2`, `default` | the GPT-2 pattern |
+//! | `llama-bpe` | the Llama 3 pattern; words in the vocabulary skip the merges; BOS by default |
+
+use std::collections::HashMap;
+
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+use super::{Gguf, GgufError};
+use crate::error::{FormatError, TokenizerError};
+use crate::tokenizer::{check_merge, failed};
+
+/// The Llama 3 split pattern, as in that model's `tokenizer.json`.
+pub(crate) const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
+const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+
+/// `token_type` of control tokens (`<|im_end|>`) and of tokens that a user added.
+const ADDED_TYPES: [i32; 2] = [3, 4];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pre {
+    SmolLm,
+    Gpt2,
+    LlamaBpe,
+}
+
+/// What a GGUF file says about its tokenizer.
+pub(crate) struct Rebuilt {
+    pub(crate) tokenizer: tokenizers::Tokenizer,
+    pub(crate) bos: Option<u32>,
+    pub(crate) eos: Option<u32>,
+}
+
+pub(crate) fn rebuild(gguf: &Gguf<'_>) -> Result<Rebuilt, FormatError> {
+    let model = gguf.require_str(MODEL)?;
+    if model != "gpt2" {
+        return Err(unsupported(MODEL, model, "`gpt2`").into());
+    }
+    let pre = pre_tokenizer_name(gguf.require_str(PRE)?)?;
+    let tokens = gguf.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
+    let merges = gguf.strings(MERGES)?.ok_or_else(|| missing(MERGES))?;
+
+    let bpe = byte_pair_model(tokens, merges, pre)?;
+    let mut tokenizer = tokenizers::Tokenizer::new(bpe);
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizer(pre)?));
+    tokenizer.with_decoder(Some(ByteLevel::new(false, false, true)));
+    tokenizer.add_special_tokens(added_tokens(gguf, tokens)?).map_err(failed)?;
+
+    let bos = special_id(gguf, BOS, tokens.len())?;
+    let eos = special_id(gguf, EOS, tokens.len())?;
+    if let Some(template) = template(gguf, pre, tokens, bos, eos)? {
+        tokenizer.with_post_processor(Some(template));
+    }
+    Ok(Rebuilt { tokenizer, bos, eos })
+}
+
+fn pre_tokenizer_name(name: &str) -> Result<Pre, TokenizerError> {
+    match name {
+        "smollm" => Ok(Pre::SmolLm),
+        "gpt-2" | "default" => Ok(Pre::Gpt2),
+        "llama-bpe" => Ok(Pre::LlamaBpe),
+        other => Err(unsupported(PRE, other, "`smollm`, `gpt-2`, `default`, `llama-bpe`")),
+    }
+}
+
+fn pre_tokenizer(pre: Pre) -> Result<PreTokenizerWrapper, TokenizerError> {
+    let gpt2 = ByteLevel::new(false, false, true);
+    Ok(match pre {
+        Pre::Gpt2 => gpt2.into(),
+        Pre::SmolLm => Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into(),
+        Pre::LlamaBpe => {
+            let pattern = SplitPattern::Regex(LLAMA3_PATTERN.to_owned());
+            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
+            Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()]).into()
+        }
+    })
+}
+
+fn byte_pair_model(tokens: &[&str], merges: &[&str], pre: Pre) -> Result<BPE, TokenizerError> {
+    let mut ids: HashMap<&str, u32> = HashMap::with_capacity(tokens.len());
+    for (id, &token) in (0..).zip(tokens) {
+        if let Some(first) = ids.insert(token, id) {
+            return Err(TokenizerError::DuplicateToken { token: token.to_owned(), first, second: id });
+        }
+    }
+    let merges = split_merges(merges, &ids)?;
+    BPE::builder()
+        .vocab_and_merges(tokens.iter().map(|&token| token.to_owned()).zip(0..).collect::<Vocab>(), merges)
+        .ignore_merges(pre == Pre::LlamaBpe)
+        .build()
+        .map_err(failed)
+}
+
+fn split_merges(merges: &[&str], ids: &HashMap<&str, u32>) -> Result<Vec<(String, String)>, TokenizerError> {
+    let mut pairs = Vec::with_capacity(merges.len());
+    for (rank, merge) in merges.iter().enumerate() {
+        let bad = |reason| TokenizerError::BadMerge { rank, merge: (*merge).to_owned(), reason };
+        let (left, right) = merge.split_once(' ').ok_or_else(|| bad("it has no space"))?;
+        check_merge(left, right, |token| ids.contains_key(token)).map_err(bad)?;
+        pairs.push((left.to_owned(), right.to_owned()));
+    }
+    Ok(pairs)
+}
+
+fn added_tokens(gguf: &Gguf<'_>, tokens: &[&str]) -> Result<Vec<AddedToken>, FormatError> {
+    let types = gguf.i32s(TYPES)?.ok_or_else(|| missing(TYPES))?;
+    if types.len() != tokens.len() {
+        let (found, expected) = (types.len(), tokens.len());
+        return Err(TokenizerError::LengthMismatch { field: TYPES, found, expected }.into());
+    }
+    let added = tokens.iter().zip(types).filter(|(_, kind)| ADDED_TYPES.contains(kind));
+    Ok(added.map(|(&token, _)| AddedToken::from(token, true)).collect())
+}
+
+fn special_id(gguf: &Gguf<'_>, field: &'static str, vocab_size: usize) -> Result<Option<u32>, FormatError> {
+    match gguf.u32(field)? {
+        Some(id) if id as usize >= vocab_size => {
+            Err(TokenizerError::SpecialIdOutOfRange { field, id, vocab_size }.into())
+        }
+        id => Ok(id),
+    }
+}
+
+/// The post-processor that adds BOS and EOS, where the file (or, for BOS, the pre-tokenizer's model
+/// family) asks for them.
+fn template(
+    gguf: &Gguf<'_>,
+    pre: Pre,
+    tokens: &[&str],
+    bos: Option<u32>,
+    eos: Option<u32>,
+) -> Result<Option<TemplateProcessing>, FormatError> {
+    let add_bos = gguf.bool(ADD_BOS)?.unwrap_or(pre == Pre::LlamaBpe);
+    let add_eos = gguf.bool(ADD_EOS)?.unwrap_or(false);
+    let bos = wanted(add_bos, bos, BOS)?;
+    let eos = wanted(add_eos, eos, EOS)?;
+    if bos.is_none() && eos.is_none() {
+        return Ok(None);
+    }
+    let mut pieces = Vec::new();
+    let mut special_tokens = Vec::new();
+    for (label, id) in [("<bos>", bos), ("$A", None), ("<eos>", eos)] {
+        if let Some(id) = id {
+            let text = vec![tokens[id as usize].to_owned()];
+            special_tokens.push(SpecialToken::new(label.to_owned(), vec![id], text).map_err(failed)?);
+        } else if label != "$A" {
+            continue;
+        }
+        pieces.push(label);
+    }
+    let mut builder = TemplateProcessing::builder();
+    builder.try_single(pieces).map_err(invalid_template)?;
+    builder.special_tokens(special_tokens);
+    builder.build().map(Some).map_err(|error| invalid_template(error.to_string()).into())
+}
+
+fn wanted(add: bool, id: Option<u32>, key: &str) -> Result<Option<u32>, GgufError> {
+    match (add, id) {
+        (false, _) => Ok(None),
+        (true, Some(id)) => Ok(Some(id)),
+        (true, None) => Err(missing(key)),
+    }
+}
+
+fn missing(key: &str) -> GgufError {
+    GgufError::MissingKey { key: key.to_owned() }
+}
+
+fn unsupported(field: &'static str, value: &str, supported: &'static str) -> TokenizerError {
+    TokenizerError::Unsupported { field, value: value.to_owned(), supported }
+}
+
+fn invalid_template(reason: String) -> TokenizerError {
+    TokenizerError::Failed { reason }
+}
