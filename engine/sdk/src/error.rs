@@ -1,0 +1,68 @@
+//! How a stage fails. The class decides what the engine does (retry, blame the manifest, exit code); the
+//! message names the thing.
+
+use qpipe_cache::StoreError;
+use serde::{Deserialize, Serialize};
+
+/// The class of a stage's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorClass {
+    /// The study asks for something impossible: a missing file, a wrong architecture, a value out of range.
+    Config,
+    /// The device ran out of memory, or there is no such device.
+    Device,
+    /// The host ran out of memory.
+    OomHost,
+    /// Worth trying again: a network fault, a lost worker.
+    Transient,
+    /// The store failed.
+    Store,
+    /// The run was asked to stop.
+    Cancelled,
+    /// A defect of the stage.
+    Bug,
+}
+
+/// Why a stage failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    #[error("{0}")]
+    Config(String),
+    #[error("{0}")]
+    Device(String),
+    #[error("out of host memory: {0}")]
+    OomHost(String),
+    #[error("{0}")]
+    Transient(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("stopped on request")]
+    Cancelled,
+    #[error("{0}")]
+    Bug(String),
+}
+
+impl StageError {
+    /// A configuration error from anything that can be displayed.
+    pub fn config(error: impl std::fmt::Display) -> Self {
+        Self::Config(error.to_string())
+    }
+
+    /// A defect, from anything that can be displayed.
+    pub fn bug(error: impl std::fmt::Display) -> Self {
+        Self::Bug(error.to_string())
+    }
+
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Config(_) => ErrorClass::Config,
+            Self::Device(_) => ErrorClass::Device,
+            Self::OomHost(_) => ErrorClass::OomHost,
+            Self::Transient(_) => ErrorClass::Transient,
+            Self::Store(_) => ErrorClass::Store,
+            Self::Cancelled => ErrorClass::Cancelled,
+            Self::Bug(_) => ErrorClass::Bug,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What a stage author sees: the [`Stage`] trait, typed parameters and ports, artifacts, metrics, events.
+//!
+//! A stage is a pure function of what its [`Context`] hands it: parameters, input artifacts, sources, the store.
+//! Anything else it read would be a hidden input, and a hidden input is a bug: the action key could not name it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`value`] | [`Value`], [`Params`]: typed parameter values by dotted path |
+//! | [`schema`] | [`Schema`]: what a stage declares of its parameters; decoding, keys and docs are derived from it |
+//! | [`spec`] | [`StageSpec`], ports, artifact kinds, determinism classes |
+//! | [`stage`] | the [`Stage`] trait, its [`Context`] and [`Outcome`] |
+//! | [`metric`] | [`Metric`]: one measured number with unit, count and spread |
+//! | [`event`] | what a running stage tells: progress, units, logs |
+//! | [`error`] | [`StageError`] and its classes |
+
+pub mod error;
+pub mod event;
+pub mod metric;
+pub mod schema;
+pub mod spec;
+pub mod stage;
+pub mod value;
+
+pub use error::{ErrorClass, StageError};
+pub use event::{Cancel, EventSink, StageEvent};
+pub use metric::{Better, Metric};
+pub use schema::{Applies, KeyedChoice, NodeForm, NodeSpec, ParamSpec, ParamType, Schema};
+pub use spec::{ArtifactKind, Determinism, PortSpec, StageSpec};
+pub use stage::{Artifact, Context, Outcome, Source, SourceData, Stage, StageRegistry, UnitOutput};
+pub use value::{Params, Value};

@@ -1,0 +1,284 @@
+//! What a stage declares of its parameters. One schema drives decoding (with spans and "did you mean"), the
+//! effective parameters that enter a key, and the generated documentation.
+//!
+//! | manifest | declaration | dotted paths |
+//! |---|---|---|
+//! | `compute-dtype f16` | [`NodeForm::Value`] | `compute-dtype` |
+//! | `batch 1 8` | [`NodeForm::Value`] of a list | `batch` |
+//! | `scheme nf4 block=64` | [`NodeForm::Value`] with properties | `scheme`, `scheme.block` |
+//! | `from embedded=tiny` | [`NodeForm::Group`] | `from.embedded` |
+//! | `task boolq limit=500` | [`NodeForm::Keyed`], repeatable | `task.boolq` (true), `task.boolq.limit` |
+
+use crate::value::{Params, Value};
+
+/// The type of a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ParamType {
+    Bool,
+    /// An integer within `min..=max`.
+    Int {
+        min: i64,
+        max: i64,
+    },
+    /// A number within `min..=max`.
+    Float {
+        min: f64,
+        max: f64,
+    },
+    Text,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A file or directory, relative to the manifest: `path="…"` or `(file)"…"`.
+    File,
+    /// A file, or one of these words.
+    FileOr(&'static [&'static str]),
+    /// One or more values of a type.
+    List(Box<ParamType>),
+}
+
+impl ParamType {
+    pub fn list(of: Self) -> Self {
+        Self::List(Box::new(of))
+    }
+
+    /// An integer of at least `min`.
+    pub const fn at_least(min: i64) -> Self {
+        Self::Int { min, max: i64::MAX }
+    }
+
+    /// For messages and docs: `one of nf4, fp4`, `an integer ≥ 1`.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Bool => "`#true` or `#false`".into(),
+            Self::Int { min, max: i64::MAX } => format!("an integer ≥ {min}"),
+            Self::Int { min, max } => format!("an integer from {min} to {max}"),
+            Self::Float { min, max } if max.is_infinite() => format!("a number ≥ {min}"),
+            Self::Float { min, max } => format!("a number from {min} to {max}"),
+            Self::Text => "a string".into(),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::File => "a path".into(),
+            Self::FileOr(words) => format!("a `(file)` or one of {}", words.join(", ")),
+            Self::List(of) => format!("one or more values, each {}", of.describe()),
+        }
+    }
+}
+
+/// When a parameter applies: only while `param` has one of `values`. Elsewhere it is dropped from the key, and
+/// naming it in a manifest is an error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applies {
+    pub param: &'static str,
+    pub values: &'static [&'static str],
+}
+
+/// One parameter: a node's argument or one of its properties.
+#[derive(Clone, Debug)]
+pub struct ParamSpec {
+    /// The property's name (`block`); for a node's argument, the node's name.
+    pub name: &'static str,
+    pub doc: &'static str,
+    pub ty: ParamType,
+    /// Filled in where the manifest is silent; `None` means absent unless given.
+    pub default: Option<Value>,
+    pub required: bool,
+    pub applies: Option<Applies>,
+    /// `false` for a parameter that only locates something whose *content* is a source (`path=`), so that
+    /// moving a checkpoint changes no key.
+    pub in_key: bool,
+}
+
+impl ParamSpec {
+    pub fn new(name: &'static str, ty: ParamType, doc: &'static str) -> Self {
+        Self { name, doc, ty, default: None, required: false, applies: None, in_key: true }
+    }
+
+    #[must_use]
+    pub fn default(mut self, value: Value) -> Self {
+        self.default = Some(value);
+        self
+    }
+
+    #[must_use]
+    pub fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    #[must_use]
+    pub fn applies(mut self, param: &'static str, values: &'static [&'static str]) -> Self {
+        self.applies = Some(Applies { param, values });
+        self
+    }
+
+    #[must_use]
+    pub fn location(mut self) -> Self {
+        self.in_key = false;
+        self
+    }
+}
+
+/// One alternative of a [`NodeForm::Keyed`] node, with properties of its own.
+#[derive(Clone, Debug)]
+pub struct KeyedChoice {
+    pub name: &'static str,
+    pub doc: &'static str,
+    pub props: Vec<ParamSpec>,
+}
+
+/// The shape of a child node.
+#[derive(Clone, Debug)]
+pub enum NodeForm {
+    /// Arguments hold one value (several where the type is a list).
+    Value(ParamSpec),
+    /// Properties alone.
+    Group,
+    /// Repeatable; the argument picks one of the choices, each at most once; `required` asks for at least one.
+    Keyed { choices: Vec<KeyedChoice>, required: bool },
+}
+
+/// One child node a stage understands.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    pub name: &'static str,
+    pub doc: &'static str,
+    pub form: NodeForm,
+    pub props: Vec<ParamSpec>,
+}
+
+impl NodeSpec {
+    /// `name ARG [props]`, documented by its parameter.
+    pub fn value(param: ParamSpec) -> Self {
+        Self { name: param.name, doc: param.doc, form: NodeForm::Value(param), props: Vec::new() }
+    }
+
+    pub fn group(name: &'static str, doc: &'static str) -> Self {
+        Self { name, doc, form: NodeForm::Group, props: Vec::new() }
+    }
+
+    pub fn keyed(name: &'static str, doc: &'static str, required: bool, choices: Vec<KeyedChoice>) -> Self {
+        Self { name, doc, form: NodeForm::Keyed { choices, required }, props: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn prop(mut self, param: ParamSpec) -> Self {
+        self.props.push(param);
+        self
+    }
+}
+
+/// All parameters of a stage type.
+#[derive(Clone, Debug, Default)]
+pub struct Schema {
+    pub nodes: Vec<NodeSpec>,
+}
+
+impl Schema {
+    pub fn new(nodes: Vec<NodeSpec>) -> Self {
+        Self { nodes }
+    }
+
+    /// Every declared parameter with its dotted path, in declaration order; of keyed nodes, every choice's.
+    pub fn params(&self) -> Vec<(String, &ParamSpec)> {
+        let mut all = Vec::new();
+        for node in &self.nodes {
+            if let NodeForm::Value(arg) = &node.form {
+                all.push((node.name.to_owned(), arg));
+            }
+            all.extend(node.props.iter().map(|p| (format!("{}.{}", node.name, p.name), p)));
+            if let NodeForm::Keyed { choices, .. } = &node.form {
+                for choice in choices {
+                    let path = |p: &ParamSpec| format!("{}.{}.{}", node.name, choice.name, p.name);
+                    all.extend(choice.props.iter().map(|p| (path(p), p)));
+                }
+            }
+        }
+        all
+    }
+
+    /// The declaration behind a dotted path; `None` for an unknown one and for a keyed node's own presence
+    /// (`task.boolq`).
+    pub fn param(&self, path: &str) -> Option<&ParamSpec> {
+        self.params().into_iter().find(|(p, _)| p == path).map(|(_, spec)| spec)
+    }
+
+    /// Whether a dotted path is a keyed node's presence, like `task.boolq`.
+    pub fn is_presence(&self, path: &str) -> bool {
+        path.split_once('.').is_some_and(|(node, choice)| {
+            self.nodes.iter().any(|n| {
+                n.name == node
+                    && matches!(&n.form, NodeForm::Keyed { choices, .. } if choices.iter().any(|c| c.name == choice))
+            })
+        })
+    }
+
+    /// Whether the parameter at `path` applies, given the others (with defaults already filled in).
+    pub fn applies(&self, path: &str, given: &Params) -> bool {
+        let under_absent_choice = path
+            .rsplit_once('.')
+            .is_some_and(|(presence, _)| self.is_presence(presence) && !given.has(presence));
+        if under_absent_choice {
+            return false;
+        }
+        match self.param(path).and_then(|spec| spec.applies.as_ref()) {
+            None => true,
+            Some(rule) => given.get(rule.param).is_some_and(|v| rule.values.contains(&v.to_string().as_str())),
+        }
+    }
+
+    /// The effective parameters: defaults filled in, inapplicable parameters dropped.
+    #[must_use]
+    pub fn effective(&self, given: &Params) -> Params {
+        let mut filled = given.clone();
+        for (path, spec) in self.params() {
+            if let (None, Some(default)) = (filled.get(&path), &spec.default) {
+                filled.set(path, default.clone());
+            }
+        }
+        let keep = |path: &str| self.applies(path, &filled);
+        Params(filled.0.iter().filter(|(path, _)| keep(path)).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema() -> Schema {
+        Schema::new(vec![
+            NodeSpec::value(ParamSpec::new("scheme", ParamType::Choice(&["nf4", "int8"]), "").required()).prop(
+                ParamSpec::new("block", ParamType::at_least(32), "")
+                    .default(Value::Int(64))
+                    .applies("scheme", &["nf4"]),
+            ),
+            NodeSpec::keyed(
+                "task",
+                "",
+                true,
+                vec![KeyedChoice {
+                    name: "boolq",
+                    doc: "",
+                    props: vec![ParamSpec::new("limit", ParamType::at_least(1), "").default(Value::Int(7))],
+                }],
+            ),
+        ])
+    }
+
+    fn params(pairs: &[(&str, Value)]) -> Params {
+        Params(pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect())
+    }
+
+    #[test]
+    fn defaults_fill_in_and_inapplicable_parameters_drop_out() {
+        let nf4 = schema().effective(&params(&[("scheme", Value::Text("nf4".into()))]));
+        assert_eq!(nf4.int("scheme.block"), Some(64));
+        let int8 = schema().effective(&params(&[("scheme", Value::Text("int8".into())), ("scheme.block", Value::Int(32))]));
+        assert!(!int8.has("scheme.block"));
+    }
+
+    #[test]
+    fn a_choice_brings_its_own_defaults_only_when_present() {
+        assert!(!schema().effective(&Params::default()).has("task.boolq.limit"));
+        let with = schema().effective(&params(&[("task.boolq", Value::Bool(true))]));
+        assert_eq!(with.int("task.boolq.limit"), Some(7));
+    }
+}
