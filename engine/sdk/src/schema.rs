@@ -221,7 +221,9 @@ impl Schema {
         }
         match self.param(path).and_then(|spec| spec.applies.as_ref()) {
             None => true,
-            Some(rule) => given.get(rule.param).is_some_and(|v| rule.values.contains(&v.to_string().as_str())),
+            Some(rule) => {
+                given.get(rule.param).is_some_and(|v| rule.values.contains(&v.to_string().as_str()))
+            }
         }
     }
 
@@ -234,8 +236,15 @@ impl Schema {
                 filled.set(path, default.clone());
             }
         }
-        let keep = |path: &str| self.applies(path, &filled);
-        Params(filled.0.iter().filter(|(path, _)| keep(path)).map(|(k, v)| (k.clone(), v.clone())).collect())
+        // a parameter that decides may itself turn out not to apply, so this runs until nothing drops out
+        loop {
+            let applied: Vec<bool> = filled.0.keys().map(|path| self.applies(path, &filled)).collect();
+            if applied.iter().all(|applies| *applies) {
+                return filled;
+            }
+            let mut keep = applied.into_iter();
+            filled.0.retain(|_, _| keep.next() == Some(true));
+        }
     }
 }
 
@@ -245,11 +254,12 @@ mod tests {
 
     fn schema() -> Schema {
         Schema::new(vec![
-            NodeSpec::value(ParamSpec::new("scheme", ParamType::Choice(&["nf4", "int8"]), "").required()).prop(
-                ParamSpec::new("block", ParamType::at_least(32), "")
-                    .default(Value::Int(64))
-                    .applies("scheme", &["nf4"]),
-            ),
+            NodeSpec::value(ParamSpec::new("scheme", ParamType::Choice(&["nf4", "int8"]), "").required())
+                .prop(
+                    ParamSpec::new("block", ParamType::at_least(32), "")
+                        .default(Value::Int(64))
+                        .applies("scheme", &["nf4"]),
+                ),
             NodeSpec::keyed(
                 "task",
                 "",
@@ -271,8 +281,21 @@ mod tests {
     fn defaults_fill_in_and_inapplicable_parameters_drop_out() {
         let nf4 = schema().effective(&params(&[("scheme", Value::Text("nf4".into()))]));
         assert_eq!(nf4.int("scheme.block"), Some(64));
-        let int8 = schema().effective(&params(&[("scheme", Value::Text("int8".into())), ("scheme.block", Value::Int(32))]));
+        let int8 = schema()
+            .effective(&params(&[("scheme", Value::Text("int8".into())), ("scheme.block", Value::Int(32))]));
         assert!(!int8.has("scheme.block"));
+    }
+
+    #[test]
+    fn what_depends_on_an_inapplicable_parameter_drops_out_too() {
+        let int = |name| ParamSpec::new(name, ParamType::at_least(0), "").default(Value::Int(0));
+        let schema = Schema::new(vec![
+            NodeSpec::value(ParamSpec::new("a", ParamType::Choice(&["x", "y"]), "")),
+            NodeSpec::value(int("b").applies("a", &["x"])),
+            NodeSpec::value(int("c").applies("b", &["0"])),
+        ]);
+        assert_eq!(schema.effective(&params(&[("a", Value::Text("x".into()))])).0.len(), 3);
+        assert_eq!(schema.effective(&params(&[("a", Value::Text("y".into()))])).0.len(), 1);
     }
 
     #[test]

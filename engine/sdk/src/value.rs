@@ -151,6 +151,8 @@ impl Params {
 
     /// The files among the values, with their paths' names: their contents are inputs of the stage.
     pub fn files(&self) -> impl Iterator<Item = (&str, &Path)> {
-        self.0.iter().filter_map(|(k, v)| if let Value::File(p) = v { Some((k.as_str(), p.as_path())) } else { None })
+        self.0
+            .iter()
+            .filter_map(|(k, v)| if let Value::File(p) = v { Some((k.as_str(), p.as_path())) } else { None })
     }
 }

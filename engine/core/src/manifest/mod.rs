@@ -1,0 +1,37 @@
+//! Manifest text → expanded study, or every reason why not.
+//!
+//! | step | module | knows |
+//! |---|---|---|
+//! | text → KDL tree | `syntax` | bounds on nesting; one message per slip |
+//! | top level | `document` | header, version, which node is what |
+//! | values | `scope`, `typed` | variables, paths, environment, units; declared types |
+//! | stages | `stages`, `template` | schemas, ports, cycles |
+//! | overrides | `sets`, `groups` | `--set`; `ablate`, `sweep`, `run` |
+//! | cells, nodes | [`crate::study`] | what each cell changes, which work is shared |
+//!
+//! Every step takes what the one before understood and adds its errors to one list, so a manifest with five slips
+//! gives five messages. What follows from an error is not reported: a stage that was refused keeps its name, a
+//! variable that was refused is not called unknown, and a misspelt parameter is not called missing too.
+//!
+//! Nothing is silently ignored: a node, argument or property that no step reads is an error.
+
+mod document;
+mod error;
+mod groups;
+mod load;
+mod near;
+mod report;
+mod scope;
+mod sets;
+mod stages;
+mod syntax;
+mod template;
+mod typed;
+
+pub use error::{ManifestError, ManifestErrors};
+pub use load::{LoadOptions, load_study};
+
+pub(crate) use error::Errors;
+pub(crate) use groups::{Axis, Choice, Form, Group};
+pub(crate) use stages::StageDecl;
+pub(crate) use template::{ParamPath, Template};

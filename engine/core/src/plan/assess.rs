@@ -1,0 +1,171 @@
+//! One node: its sources, its key document, and the cache's answer.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use qpipe_cache::{ActionKey, ActionRecord, Digest, KeyDoc, KeyValue, Lookup, Store};
+use qpipe_sdk::{Schema, SourceData, Stage, StageError, StageRegistry, Value};
+
+use super::OUTPUT;
+use super::error::NodeError;
+use super::reason::{MissReason, SOURCE_PREFIX, differences};
+use crate::graph::{Node, NodeId, Study};
+use crate::run::metrics;
+
+/// Whether to run what the cache already holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Force {
+    /// Take every hit.
+    #[default]
+    Nothing,
+    /// Run every node again.
+    Everything,
+}
+
+/// What is known of a node before it runs.
+#[derive(Clone, Debug)]
+pub enum NodeState {
+    /// The cache holds its result: a record with an output `out` and readable metrics.
+    Hit(Box<ActionRecord>),
+    /// It must run; there is at least one reason.
+    Miss { doc: KeyDoc, reasons: Vec<MissReason> },
+    /// Its key is not known before these inputs ran.
+    Pending { on: Vec<NodeId> },
+}
+
+impl NodeState {
+    /// The node's action key, where it is known.
+    pub fn key(&self) -> Option<ActionKey> {
+        match self {
+            Self::Hit(record) => Some(record.key),
+            Self::Miss { doc, .. } => Some(doc.key()),
+            Self::Pending { .. } => None,
+        }
+    }
+}
+
+/// Decides the state of single nodes; shared by the planner and the runner so that both always agree.
+#[derive(Clone, Copy)]
+pub(crate) struct Assessor<'a> {
+    pub(crate) study: &'a Study,
+    pub(crate) registry: &'a StageRegistry,
+    pub(crate) store: &'a Store,
+    pub(crate) force: Force,
+}
+
+impl<'a> Assessor<'a> {
+    pub(crate) fn node(&self, id: NodeId) -> &'a Node {
+        &self.study.nodes[id.0]
+    }
+
+    pub(crate) fn stage(&self, node: &Node) -> Result<&'a dyn Stage, StageError> {
+        let unknown = || StageError::Config(format!("no stage type is called `{}`", node.kind));
+        self.registry.get(&node.kind).ok_or_else(unknown)
+    }
+
+    /// Digests of everything outside the study that the node reads: files are linked and hashed, embedded bytes
+    /// stored.
+    pub(crate) fn sources(&self, node: &Node) -> Result<BTreeMap<String, Digest>, Box<NodeError>> {
+        let fail = |param: Option<&str>, error| NodeError::new(self.study, node, param, error);
+        let declared = self.stage(node).and_then(|s| s.sources(&node.params)).map_err(|e| fail(None, e))?;
+        let mut digests = BTreeMap::new();
+        for source in declared {
+            let digest = self.source(&source.name, &source.data).map_err(|e| fail(Some(&source.name), e))?;
+            digests.insert(source.name, digest);
+        }
+        Ok(digests)
+    }
+
+    fn source(&self, name: &str, data: &SourceData) -> Result<Digest, StageError> {
+        match data {
+            SourceData::Embedded(bytes) => Ok(self.store.put_bytes(bytes)?),
+            SourceData::File(path) => {
+                readable_file(path).map_err(|e| {
+                    StageError::Config(format!("cannot read `{name}` at `{}`: {e}", path.display()))
+                })?;
+                Ok(self.store.link_file(path)?)
+            }
+        }
+    }
+
+    /// The node's key document. `inputs`: content digest per connected port.
+    pub(crate) fn key_doc(
+        &self,
+        node: &Node,
+        sources: &BTreeMap<String, Digest>,
+        inputs: &BTreeMap<String, Digest>,
+    ) -> Result<KeyDoc, StageError> {
+        let stage = self.stage(node)?;
+        let named = sources.iter().map(|(name, digest)| (format!("{SOURCE_PREFIX}{name}"), *digest));
+        Ok(KeyDoc {
+            kind: node.kind.clone(),
+            semantics: stage.spec().semantics,
+            params: key_params(&stage.spec().schema, &node.params.0),
+            inputs: inputs.iter().map(|(port, digest)| (port.clone(), *digest)).chain(named).collect(),
+            numerics: stage.numerics(&node.params),
+        })
+    }
+
+    /// Hit or miss, for a node whose inputs are all known.
+    pub(crate) fn assess(
+        &self,
+        node: &Node,
+        sources: &BTreeMap<String, Digest>,
+        inputs: &BTreeMap<String, Digest>,
+    ) -> Result<NodeState, StageError> {
+        let doc = self.key_doc(node, sources, inputs)?;
+        if self.force == Force::Everything {
+            return Ok(NodeState::Miss { doc, reasons: vec![MissReason::Forced] });
+        }
+        Ok(match self.store.lookup(&doc.key()) {
+            Lookup::Hit(record) => match unusable(&record) {
+                None => NodeState::Hit(record),
+                Some(fault) => NodeState::Miss { doc, reasons: vec![MissReason::RecordDamaged { fault }] },
+            },
+            Lookup::Absent => NodeState::Miss { reasons: self.why_absent(node, &doc), doc },
+            Lookup::Damaged(fault) => {
+                NodeState::Miss { doc, reasons: vec![MissReason::RecordDamaged { fault: fault.to_string() }] }
+            }
+        })
+    }
+
+    fn why_absent(&self, node: &Node, doc: &KeyDoc) -> Vec<MissReason> {
+        let memory = memory_names(self.study, node).into_iter().find_map(|name| self.store.last_doc(&name));
+        let Some(memory) = memory else { return vec![MissReason::NeverRan] };
+        let reasons = differences(self.study, node, &memory.doc, doc);
+        if reasons.is_empty() { vec![MissReason::RecordGone] } else { reasons }
+    }
+}
+
+/// Why a record that the store vouches for is still no node's result.
+pub(crate) fn unusable(record: &ActionRecord) -> Option<String> {
+    if !record.outputs.contains_key(OUTPUT) {
+        return Some(format!("it has no output `{OUTPUT}`"));
+    }
+    metrics::decode(&record.metrics).err().map(|error| error.to_string())
+}
+
+/// Asked before the store is, so that a missing file is the study's fault and not the store's.
+fn readable_file(path: &Path) -> io::Result<()> {
+    if File::open(path)?.metadata()?.is_file() { Ok(()) } else { Err(io::Error::other("it is not a file")) }
+}
+
+/// The parameters that enter the key: not files (their content is a source), not those that only locate one.
+fn key_params(schema: &Schema, params: &BTreeMap<String, Value>) -> BTreeMap<String, KeyValue> {
+    let in_key = |path: &str| schema.param(path).is_none_or(|spec| spec.in_key);
+    let entry = |(path, value): (&String, &Value)| Some((path.clone(), value.to_key()?));
+    params.iter().filter(|(path, _)| in_key(path)).filter_map(entry).collect()
+}
+
+/// The names under which the cache remembers the node's last key document: `STUDY/CELL/STAGE`, one for every
+/// use, since cells that share a node today may part tomorrow.
+pub(crate) fn memory_names(study: &Study, node: &Node) -> Vec<String> {
+    let uses = node.cells.iter().flat_map(|cell| {
+        let cell = &study.cells[cell.0];
+        let stages = cell.nodes.iter().filter(|(_, id)| **id == node.id).map(|(stage, _)| stage);
+        stages.map(|stage| format!("{}/{}/{stage}", study.name, cell.name))
+    });
+    uses.collect()
+}

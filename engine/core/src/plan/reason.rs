@@ -1,0 +1,194 @@
+//! Why a node must run. Every miss has typed reasons with old and new values, found by comparing the node's key
+//! document with the one it had when it last ran in the same cell; all wording is in this file.
+//!
+//! | what differs | reason |
+//! |---|---|
+//! | no earlier key document | [`MissReason::NeverRan`] |
+//! | a parameter | [`MissReason::ParamChanged`], `ParamAdded`, `ParamRemoved` |
+//! | an input's or source's content | [`MissReason::InputChanged`], [`MissReason::SourceChanged`] and kin |
+//! | the stage itself | [`MissReason::SemanticsChanged`], `KindChanged`, `NumericsChanged` |
+//! | nothing, but the record is gone or unusable | [`MissReason::RecordGone`], [`MissReason::RecordDamaged`] |
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qpipe_cache::{Digest, KeyDoc, KeyValue};
+use serde::Serialize;
+
+use crate::graph::{Node, Study};
+
+/// What marks a source among a key document's inputs; ports have no such prefix.
+pub(crate) const SOURCE_PREFIX: &str = "source:";
+
+/// One reason for a miss. Parameter paths are full ones (`weights.scheme.block`), as `--set` takes them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum MissReason {
+    #[error("never ran")]
+    NeverRan,
+    #[error("forced")]
+    Forced,
+    #[error("`{path}` changed from `{old}` to `{new}`")]
+    ParamChanged { path: String, old: String, new: String },
+    #[error("`{path}` is new: `{new}`")]
+    ParamAdded { path: String, new: String },
+    #[error("`{path}` no longer applies, was `{old}`")]
+    ParamRemoved { path: String, old: String },
+    #[error("input `{port}` has other content: `{from}` gave {new}, before {old}")]
+    InputChanged { port: String, from: String, old: String, new: String },
+    #[error("input `{port}` is newly connected, to `{from}`")]
+    InputConnected { port: String, from: String },
+    #[error("input `{port}` is no longer connected")]
+    InputDisconnected { port: String },
+    #[error("source `{name}` has other content: {new}, before {old}")]
+    SourceChanged { name: String, old: String, new: String },
+    #[error("source `{name}` is new")]
+    SourceAdded { name: String },
+    #[error("source `{name}` is no longer read")]
+    SourceRemoved { name: String },
+    #[error("the stage is now a `{new}`, was a `{old}`")]
+    KindChanged { old: String, new: String },
+    #[error("semantics of `{kind}` raised from {old} to {new}")]
+    SemanticsChanged { kind: String, old: u32, new: u32 },
+    #[error("numerics class changed from `{old}` to `{new}`")]
+    NumericsChanged { old: String, new: String },
+    #[error("ran before, but its record is no longer in the cache")]
+    RecordGone,
+    #[error("its record cannot be used: {fault}")]
+    RecordDamaged { fault: String },
+}
+
+impl MissReason {
+    /// The reason with its place in the manifest, where one field of it is to blame:
+    /// `` `weights.scheme` changed from `nf4` to `fp4` (ablation.kdl:15:5) ``.
+    pub fn explain(&self, study: &Study, node: &Node) -> String {
+        let place = match self {
+            Self::ParamChanged { path, .. } | Self::ParamAdded { path, .. } => {
+                let within = path.strip_prefix(&format!("{}.", node.stage)).unwrap_or(path);
+                Some(node.spans.get(within).copied().unwrap_or(node.span))
+            }
+            Self::ParamRemoved { .. } | Self::KindChanged { .. } | Self::InputDisconnected { .. } => {
+                Some(node.span)
+            }
+            Self::InputConnected { port: name, .. }
+            | Self::SourceChanged { name, .. }
+            | Self::SourceAdded { name } => node.spans.get(name).copied(),
+            _ => None,
+        };
+        match place {
+            Some(span) => format!("{self} ({})", place_of(study, span.offset)),
+            None => self.to_string(),
+        }
+    }
+}
+
+/// `ablation.kdl:15:5` for a byte offset of the manifest; lines and columns count from 1, columns in characters.
+pub(crate) fn place_of(study: &Study, offset: usize) -> String {
+    let file = study.path.file_name().map_or_else(|| "manifest".into(), |n| n.to_string_lossy());
+    let (line, column) = line_and_column(&study.text, offset);
+    format!("{file}:{line}:{column}")
+}
+
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let mut end = offset.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let before = &text[..end];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// Every difference between the key document a node had (`old`) and has now (`new`); empty for equal ones.
+/// A stage of another kind differs in everything, so that is the only difference then reported.
+pub(crate) fn differences(study: &Study, node: &Node, old: &KeyDoc, new: &KeyDoc) -> Vec<MissReason> {
+    if old.kind != new.kind {
+        return vec![MissReason::KindChanged { old: old.kind.clone(), new: new.kind.clone() }];
+    }
+    let mut reasons = params(&node.stage, &old.params, &new.params);
+    reasons.extend(inputs(study, node, &old.inputs, &new.inputs));
+    if old.semantics != new.semantics {
+        let kind = new.kind.clone();
+        reasons.push(MissReason::SemanticsChanged { kind, old: old.semantics, new: new.semantics });
+    }
+    if old.numerics != new.numerics {
+        let show = |n: &Option<String>| n.clone().unwrap_or_else(|| "any".into());
+        reasons.push(MissReason::NumericsChanged { old: show(&old.numerics), new: show(&new.numerics) });
+    }
+    reasons
+}
+
+type KeyParams = BTreeMap<String, KeyValue>;
+
+fn params(stage: &str, old: &KeyParams, new: &KeyParams) -> Vec<MissReason> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let reason = |name: &String| {
+        let path = format!("{stage}.{name}");
+        match (old.get(name), new.get(name)) {
+            (Some(a), Some(b)) if a == b => None,
+            (Some(a), Some(b)) => {
+                Some(MissReason::ParamChanged { path, old: a.to_string(), new: b.to_string() })
+            }
+            (Some(a), None) => Some(MissReason::ParamRemoved { path, old: a.to_string() }),
+            (None, Some(b)) => Some(MissReason::ParamAdded { path, new: b.to_string() }),
+            (None, None) => None,
+        }
+    };
+    names.into_iter().filter_map(reason).collect()
+}
+
+type KeyInputs = BTreeMap<String, Digest>;
+
+fn inputs(study: &Study, node: &Node, old: &KeyInputs, new: &KeyInputs) -> Vec<MissReason> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let reason = |name: &String| {
+        let (before, now) = (old.get(name).map(Digest::short), new.get(name).map(Digest::short));
+        if old.get(name) == new.get(name) {
+            return None;
+        }
+        Some(match name.strip_prefix(SOURCE_PREFIX) {
+            Some(source) => source_reason(source, before, now),
+            None => port_reason(study, node, name, before, now),
+        })
+    };
+    names.into_iter().filter_map(reason).collect()
+}
+
+fn source_reason(name: &str, old: Option<String>, new: Option<String>) -> MissReason {
+    let name = name.to_owned();
+    match (old, new) {
+        (Some(old), Some(new)) => MissReason::SourceChanged { name, old, new },
+        (_, Some(_)) => MissReason::SourceAdded { name },
+        (_, None) => MissReason::SourceRemoved { name },
+    }
+}
+
+fn port_reason(
+    study: &Study,
+    node: &Node,
+    port: &str,
+    old: Option<String>,
+    new: Option<String>,
+) -> MissReason {
+    let from = node.inputs.get(port).map_or_else(String::new, |id| study.nodes[id.0].label.clone());
+    let port = port.to_owned();
+    match (old, new) {
+        (Some(old), Some(new)) => MissReason::InputChanged { port, from, old, new },
+        (_, Some(_)) => MissReason::InputConnected { port, from },
+        (_, None) => MissReason::InputDisconnected { port },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line_and_column;
+
+    #[test]
+    fn places_count_lines_and_characters_from_one() {
+        let text = "ab\nçd\n";
+        assert_eq!(line_and_column(text, 0), (1, 1));
+        assert_eq!(line_and_column(text, 3), (2, 1));
+        assert_eq!(line_and_column(text, 5), (2, 2));
+        assert_eq!(line_and_column(text, 4), (2, 1), "inside a character: its start");
+        assert_eq!(line_and_column(text, 99), (3, 1));
+    }
+}

@@ -1,0 +1,22 @@
+//! Why a run record cannot be written or read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a run record cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("failed to {op} `{}`: {source}", path.display())]
+    Io { op: &'static str, path: PathBuf, source: io::Error },
+    #[error("failed to encode `{}`: {source}", path.display())]
+    Json { path: PathBuf, source: serde_json::Error },
+    #[error("failed to encode `{}`: {source}", path.display())]
+    Csv { path: PathBuf, source: csv::Error },
+}
+
+impl RecordError {
+    pub(super) fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { op, path, source }
+    }
+}

@@ -1,0 +1,27 @@
+//! The record of a run: `runs/<id>/`, enough for another person to reproduce it.
+//!
+//! ```text
+//! runs/20261122T203015.042Z-3f9ac1/
+//!   manifest.kdl    the manifest's text
+//!   plan.json       every node: hit, miss with reasons, pending
+//!   started.json    written first; its file is locked as long as the run lives
+//!   events.jsonl    what happened, as it happened
+//!   table.md  table.csv  table.json
+//!   run.json        the summary; written last, so a run without it was interrupted
+//! ```
+//!
+//! Keeping a record must never fail the run it is about: what cannot be written becomes a warning.
+
+mod environment;
+mod error;
+mod id;
+mod list;
+mod recorder;
+mod summary;
+
+pub use environment::Environment;
+pub use error::RecordError;
+pub use id::RunId;
+pub use list::{RunEntry, RunStatus, runs};
+pub use recorder::Recorder;
+pub use summary::{CellSummary, NodeStatus, NodeSummary, RUN_SCHEMA, RunSummary, Started};

@@ -1,0 +1,124 @@
+//! Writes a run's record while it runs.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::error::RecordError;
+use super::id::RunId;
+use super::summary::{RUN_SCHEMA, RunSummary, Started};
+use crate::graph::Study;
+use crate::plan::{Plan, PlanDoc};
+use crate::report::{self, StudyTable};
+use crate::run::{RunEvent, RunObserver, RunResult};
+
+/// The open record of a running run.
+#[derive(Debug)]
+pub struct Recorder {
+    dir: PathBuf,
+    started: Started,
+    /// `None` once a line could not be written: a log with a hole would mislead.
+    events: Option<File>,
+    /// What could not be written.
+    faults: Vec<RecordError>,
+    /// `started.json`, locked: how others see that the run lives.
+    _alive: File,
+}
+
+impl Recorder {
+    /// Makes `runs/<id>/` under `runs` with everything known before the run.
+    pub fn create(runs: &Path, study: &Study, plan: &Plan) -> Result<Self, RecordError> {
+        let now = Timestamp::now();
+        let run = RunId::new(now);
+        let dir = runs.join(&run.0);
+        fs::create_dir_all(runs).map_err(RecordError::io("make", runs))?;
+        fs::create_dir(&dir).map_err(RecordError::io("make", &dir))?;
+        let started = Started {
+            schema: RUN_SCHEMA,
+            run,
+            study: study.name.clone(),
+            manifest: study.path.clone(),
+            started: now.to_string(),
+            pid: std::process::id(),
+        };
+        let alive = write_started(&dir, &started)?;
+        write(&dir.join("manifest.kdl"), study.text.as_bytes())?;
+        write_json(&dir.join("plan.json"), &PlanDoc::new(study, plan))?;
+        let log = dir.join("events.jsonl");
+        let events = File::create(&log).map_err(RecordError::io("make", &log))?;
+        Ok(Self { dir, started, events: Some(events), faults: Vec::new(), _alive: alive })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes tables and summary. Returns where the record is, and everything that could not be written, from
+    /// the first event on.
+    pub fn finish(
+        mut self,
+        study: &Study,
+        plan: &Plan,
+        result: &RunResult,
+        table: &StudyTable,
+    ) -> (PathBuf, Vec<RecordError>) {
+        let summary = RunSummary::new(study, plan, result, &self.started);
+        let written = [
+            write(&self.dir.join("table.md"), report::markdown(table).as_bytes()),
+            write_csv(&self.dir.join("table.csv"), table),
+            write_json(&self.dir.join("table.json"), &report::json(table)),
+            write_json(&self.dir.join("run.json"), &summary),
+        ];
+        self.faults.extend(written.into_iter().filter_map(Result::err));
+        (self.dir, self.faults)
+    }
+}
+
+impl RunObserver for Recorder {
+    fn event(&mut self, event: &RunEvent) {
+        let Some(log) = &mut self.events else { return };
+        let path = self.dir.join("events.jsonl");
+        let written = match serde_json::to_string(event) {
+            Ok(line) => {
+                log.write_all(format!("{line}\n").as_bytes()).map_err(RecordError::io("write", &path))
+            }
+            Err(source) => Err(RecordError::Json { path, source }),
+        };
+        if let Err(fault) = written {
+            self.faults.push(fault);
+            self.events = None;
+        }
+    }
+}
+
+/// Writes `started.json` and keeps it locked. A file system without locks only loses the distinction between a
+/// running and an interrupted run.
+fn write_started(dir: &Path, started: &Started) -> Result<File, RecordError> {
+    let path = dir.join("started.json");
+    let mut file = File::create(&path).map_err(RecordError::io("make", &path))?;
+    let _ = file.try_lock();
+    let encoded = serde_json::to_vec_pretty(started);
+    let text = encoded.map_err(|source| RecordError::Json { path: path.clone(), source })?;
+    file.write_all(&text).map_err(RecordError::io("write", &path))?;
+    Ok(file)
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), RecordError> {
+    let encoded = serde_json::to_vec_pretty(value);
+    write(path, &encoded.map_err(|source| RecordError::Json { path: path.to_owned(), source })?)
+}
+
+fn write_csv(path: &Path, table: &StudyTable) -> Result<(), RecordError> {
+    let encoded = report::csv(table);
+    write(path, encoded.map_err(|source| RecordError::Csv { path: path.to_owned(), source })?.as_bytes())
+}
+
+/// Whole or not at all: a reader never sees half a file.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
+    let staged = path.with_extension("partial");
+    fs::write(&staged, bytes).map_err(RecordError::io("write", &staged))?;
+    fs::rename(&staged, path).map_err(RecordError::io("rename", path))
+}

@@ -1,0 +1,156 @@
+//! What `run.json` and `started.json` hold.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use qpipe_sdk::ErrorClass;
+use serde::{Deserialize, Serialize};
+
+use super::environment::Environment;
+use super::id::RunId;
+use crate::graph::{Cell, Node, Study};
+use crate::plan::Plan;
+use crate::run::{Counts, How, NodeResult, RunOutcome, RunResult};
+
+/// Version of the layout of `run.json` and `started.json`.
+pub const RUN_SCHEMA: u32 = 1;
+
+/// `started.json`: what is known before anything ran.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Started {
+    pub schema: u32,
+    pub run: RunId,
+    pub study: String,
+    pub manifest: PathBuf,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub pid: u32,
+}
+
+/// `run.json`: the whole run, frozen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunSummary {
+    pub schema: u32,
+    pub run: RunId,
+    pub study: String,
+    pub manifest: PathBuf,
+    /// `--set` overrides, as given.
+    pub overrides: Vec<(String, String)>,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub elapsed_ms: u64,
+    pub outcome: RunOutcome,
+    pub counts: Counts,
+    /// What cached results took when they ran.
+    pub saved_ms: u64,
+    pub cells: Vec<CellSummary>,
+    pub nodes: Vec<NodeSummary>,
+    pub environment: Environment,
+}
+
+/// One cell of `run.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CellSummary {
+    pub cell: String,
+    pub group: String,
+    pub baseline: Option<String>,
+    /// `STAGE.PARAM…` → value, as texts.
+    pub overrides: BTreeMap<String, String>,
+    /// Stage → index in [`RunSummary::nodes`].
+    pub nodes: BTreeMap<String, usize>,
+}
+
+/// One node of `run.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeSummary {
+    pub label: String,
+    pub stage: String,
+    pub kind: String,
+    /// The action key in hex; absent where it never became known.
+    pub key: Option<String>,
+    #[serde(flatten)]
+    pub status: NodeStatus,
+}
+
+/// How a node ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "kebab-case")]
+pub enum NodeStatus {
+    Ran {
+        elapsed_ms: u64,
+    },
+    /// `elapsed_ms`: how long it took when it ran.
+    Cached {
+        elapsed_ms: u64,
+    },
+    Failed {
+        class: ErrorClass,
+        error: String,
+        elapsed_ms: u64,
+    },
+    /// `because`: label of the failed node it depends on.
+    Skipped {
+        because: String,
+    },
+    Stopped,
+}
+
+impl RunSummary {
+    pub fn new(study: &Study, plan: &Plan, result: &RunResult, started: &Started) -> Self {
+        let nodes = study.nodes.iter().map(|node| node_summary(study, plan, result, node)).collect();
+        Self {
+            schema: RUN_SCHEMA,
+            run: started.run.clone(),
+            study: study.name.clone(),
+            manifest: study.path.clone(),
+            overrides: study.overrides.clone(),
+            started: started.started.clone(),
+            elapsed_ms: result.elapsed_ms,
+            outcome: result.outcome,
+            counts: result.counts(),
+            saved_ms: result.saved_ms(),
+            cells: study.cells.iter().map(|cell| cell_summary(study, cell)).collect(),
+            nodes,
+            environment: Environment::probe(),
+        }
+    }
+}
+
+fn cell_summary(study: &Study, cell: &Cell) -> CellSummary {
+    CellSummary {
+        cell: cell.name.clone(),
+        group: cell.group.clone(),
+        baseline: cell.baseline.map(|id| study.cells[id.0].name.clone()),
+        overrides: cell.overrides.iter().map(|o| (o.path.clone(), o.value.to_string())).collect(),
+        nodes: cell.nodes.iter().map(|(stage, id)| (stage.clone(), id.0)).collect(),
+    }
+}
+
+fn node_summary(study: &Study, plan: &Plan, result: &RunResult, node: &Node) -> NodeSummary {
+    let ended = &result.nodes[node.id.0];
+    let planned = || plan.nodes[node.id.0].state.key();
+    let key = ended.record().map(|record| record.key).or_else(planned);
+    NodeSummary {
+        label: node.label.clone(),
+        stage: node.stage.clone(),
+        kind: node.kind.clone(),
+        key: key.map(|key| key.to_string()),
+        status: status(study, ended),
+    }
+}
+
+fn status(study: &Study, ended: &NodeResult) -> NodeStatus {
+    match ended {
+        NodeResult::Done { how: How::Ran, elapsed_ms, .. } => NodeStatus::Ran { elapsed_ms: *elapsed_ms },
+        NodeResult::Done { how: How::Cached, elapsed_ms, .. } => {
+            NodeStatus::Cached { elapsed_ms: *elapsed_ms }
+        }
+        NodeResult::Failed { class, message, elapsed_ms } => {
+            NodeStatus::Failed { class: *class, error: message.clone(), elapsed_ms: *elapsed_ms }
+        }
+        NodeResult::Skipped { because } => {
+            NodeStatus::Skipped { because: study.nodes[because.0].label.clone() }
+        }
+        NodeResult::Stopped => NodeStatus::Stopped,
+    }
+}

@@ -1,0 +1,113 @@
+//! The table's texts, before any layout: what the terminal and Markdown have in common.
+
+use qpipe_sdk::Better;
+
+use super::format;
+use super::table::{Column, Entry, Row, StageEnd, StudyTable};
+
+/// Texts of the summary table.
+pub(super) struct Grid {
+    pub(super) columns: Vec<Head>,
+    pub(super) rows: Vec<(String, Vec<Text>)>,
+    pub(super) notes: Vec<String>,
+}
+
+/// A column's head.
+pub(super) struct Head {
+    pub(super) stage: String,
+    /// `boolq.f1 ↑`, with the unit where values do not show it.
+    pub(super) metric: String,
+}
+
+/// One place of the table.
+#[derive(Clone, Default)]
+pub(super) struct Text {
+    /// The value with its spread: `0.6123 ±0.0210`.
+    pub(super) value: String,
+    /// The signed difference, if the cell has a baseline.
+    pub(super) difference: Option<String>,
+}
+
+impl Grid {
+    pub(super) fn new(table: &StudyTable) -> Self {
+        let several = table.baselines().len() > 1;
+        let mut rows: Vec<(String, Vec<Text>)> = table.rows.iter().map(|r| row(table, r, several)).collect();
+        rows.extend(trivial_row(table));
+        Self { columns: table.columns.iter().map(head).collect(), rows, notes: notes(table) }
+    }
+}
+
+fn head(column: &Column) -> Head {
+    let arrow = match column.better {
+        Better::Higher => " ↑",
+        Better::Lower => " ↓",
+        Better::Neither => "",
+    };
+    let in_values = column.unit.is_empty() || format::shows_unit(&column.unit);
+    let unit = if in_values { String::new() } else { format!(" ({})", column.unit) };
+    Head { stage: column.stage.clone(), metric: format!("{}{unit}{arrow}", column.metric) }
+}
+
+/// With several baselines in one table, each row names its own.
+fn row(table: &StudyTable, row: &Row, several_baselines: bool) -> (String, Vec<Text>) {
+    let name = match &row.baseline {
+        Some(baseline) if several_baselines => format!("{} (vs {baseline})", row.cell),
+        _ => row.cell.clone(),
+    };
+    (name, table.columns.iter().map(|column| text(row, column)).collect())
+}
+
+fn text(row: &Row, column: &Column) -> Text {
+    match row.entry(&column.stage, &column.metric) {
+        Some(entry) => entry_text(entry),
+        None => Text { value: absent(row.stages.get(&column.stage)).into(), difference: None },
+    }
+}
+
+/// A missing value says why: `failed` where its stage did, `–` where there is nothing to have.
+fn absent(end: Option<&StageEnd>) -> &'static str {
+    match end {
+        Some(StageEnd::Failed { .. }) => "failed",
+        _ => "–",
+    }
+}
+
+fn entry_text(entry: &Entry) -> Text {
+    let metric = &entry.metric;
+    let shown = |number: f64| format::quantity(number, &metric.unit);
+    let spread = match (metric.stderr, metric.range) {
+        (Some(stderr), _) => format!(" ±{}", shown(stderr)),
+        (None, Some((low, high))) => format!(" [{}–{}]", shown(low), shown(high)),
+        (None, None) => String::new(),
+    };
+    let difference = entry.difference().map(|d| format::difference(d, metric.value, &metric.unit));
+    Text { value: format!("{}{spread}", shown(metric.value)), difference }
+}
+
+fn trivial_row(table: &StudyTable) -> Option<(String, Vec<Text>)> {
+    let text = |column: &Column| match table.trivial(column) {
+        None => Text::default(),
+        Some(Ok(value)) => Text { value: format::quantity(value, &column.unit), difference: None },
+        Some(Err(_)) => Text { value: "varies".into(), difference: None },
+    };
+    let texts: Vec<Text> = table.columns.iter().map(text).collect();
+    texts.iter().any(|t| !t.value.is_empty()).then(|| ("(trivial answer)".into(), texts))
+}
+
+fn notes(table: &StudyTable) -> Vec<String> {
+    let mut notes = Vec::new();
+    let baselines = table.baselines();
+    if let (1, Some(baseline)) = (baselines.len(), baselines.first()) {
+        notes.push(format!("differences are from `{baseline}`"));
+    }
+    if trivial_row(table).is_some() {
+        notes.push("trivial answer: what always giving the same answer scores".into());
+    }
+    for row in &table.rows {
+        notes.extend(row.stages.iter().filter_map(|(stage, end)| match end {
+            StageEnd::Failed { message } => Some(format!("`{stage}` of `{}` failed: {message}", row.cell)),
+            _ => None,
+        }));
+    }
+    notes
+}

@@ -1,0 +1,30 @@
+//! Broken manifests, and exactly what their authors are told.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod fake;
+
+use std::path::Path;
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+fn rendered(text: &str) -> String {
+    let errors = fake::read(text, &[]).expect_err("the manifest is broken");
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
+    let mut out = String::new();
+    handler.render_report(&mut out, &errors).unwrap();
+    out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn messages() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/broken");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 25, "the corpus is missing");
+    for file in files {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&file).unwrap();
+        insta::assert_snapshot!(name, rendered(&text));
+    }
+}

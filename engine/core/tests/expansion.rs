@@ -1,0 +1,277 @@
+//! What a manifest means: cells, overrides, shared nodes.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod fake;
+
+use std::collections::BTreeMap;
+
+use fake::read;
+use qpipe_engine::graph::{Cell, Node, Study};
+use qpipe_engine::manifest::ManifestError;
+use qpipe_sdk::Value;
+
+/// The example of the design, without what is not supported yet.
+const ABLATION: &str = include_str!("fake/ablation.kdl");
+
+fn study(text: &str) -> Study {
+    read(text, &[]).unwrap_or_else(|errors| panic!("{:#?}", errors.errors()))
+}
+
+fn set(text: &str, sets: &[(&str, &str)]) -> Study {
+    read(text, sets).unwrap_or_else(|errors| panic!("{:#?}", errors.errors()))
+}
+
+fn refused(text: &str, sets: &[(&str, &str)]) -> Vec<ManifestError> {
+    read(text, sets).unwrap_err().errors().to_vec()
+}
+
+fn names(study: &Study) -> Vec<&str> {
+    study.cells.iter().map(|cell| cell.name.as_str()).collect()
+}
+
+fn nodes_by_stage(study: &Study) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for node in &study.nodes {
+        *counts.entry(node.stage.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+fn node<'s>(study: &'s Study, cell: &Cell, stage: &str) -> &'s Node {
+    &study.nodes[cell.nodes[stage].0]
+}
+
+fn replaced(from: &str, to: &str) -> String {
+    assert!(ABLATION.contains(from), "`{from}` is not in the example");
+    ABLATION.replace(from, to)
+}
+
+/// The stages of the example without its groups and report.
+fn template() -> &'static str {
+    &ABLATION[..ABLATION.find("ablate").unwrap()]
+}
+
+#[test]
+fn the_example_has_five_cells_that_share_their_load() {
+    let study = study(ABLATION);
+    assert_eq!(study.name, "ablation");
+    assert_eq!(
+        names(&study),
+        ["baseline", "scheme=fp4", "scheme=int8", "double-quant=false", "compute-dtype=bf16"]
+    );
+    let expected = [("base", 1), ("weights", 5), ("quality", 5), ("speed", 5)];
+    assert_eq!(nodes_by_stage(&study), expected.into());
+    let load = node(&study, &study.cells[0], "base");
+    assert_eq!(load.cells.len(), 5);
+    assert_eq!(load.label, "base");
+    assert_eq!(study.report.columns, ["quality.boolq.f1", "weights.bytes"]);
+}
+
+#[test]
+fn each_cell_has_the_override_it_is_named_after() {
+    let study = study(ABLATION);
+    let overrides: Vec<Vec<String>> = study
+        .cells
+        .iter()
+        .map(|cell| cell.overrides.iter().map(|o| format!("{} = {}", o.path, o.value)).collect())
+        .collect();
+    assert_eq!(overrides[0], [""; 0]);
+    assert_eq!(overrides[1], ["weights.scheme = fp4"]);
+    assert_eq!(overrides[3], ["weights.scheme.double-quant = false"]);
+    assert_eq!(overrides[4], ["weights.compute-dtype = bf16"]);
+    assert!(study.cells[1..].iter().all(|cell| cell.baseline == Some(study.cells[0].id)));
+    let span = study.cells[1].overrides[0].span;
+    assert_eq!(&study.text[span.offset..span.offset + span.len], "fp4");
+}
+
+#[test]
+fn an_override_drops_what_it_makes_inapplicable() {
+    let study = study(ABLATION);
+    let baseline = node(&study, &study.cells[0], "weights");
+    assert_eq!(baseline.params.int("scheme.double-block"), Some(256));
+    let int8 = node(&study, &study.cells[2], "weights");
+    assert_eq!(int8.label, "weights [scheme=int8]");
+    assert_eq!(int8.params.0.keys().collect::<Vec<_>>(), ["compute-dtype", "scheme", "skip"]);
+    let span = int8.spans["scheme"];
+    assert_eq!(&study.text[span.offset..span.offset + span.len], "int8");
+    assert_eq!(baseline.label, "weights [baseline]");
+    assert_eq!(node(&study, &study.cells[2], "quality").label, "quality [scheme=int8]");
+}
+
+#[test]
+fn inputs_come_before_their_users() {
+    let reversed = "qpipe 1 name=x\nevaluate e { model w; task perplexity }\nquantize w { model b; scheme int8 }\n\
+                    load b { from embedded=tiny }";
+    for text in [ABLATION, reversed] {
+        let study = study(text);
+        for node in &study.nodes {
+            assert_eq!(study.nodes[node.id.0].id, node.id);
+            assert!(node.inputs.values().all(|input| input < &node.id), "{node:#?}");
+        }
+    }
+}
+
+#[test]
+fn without_groups_there_is_one_cell() {
+    let study = study(template());
+    assert_eq!(names(&study), ["baseline"]);
+    assert_eq!(study.nodes.len(), 4);
+    assert!(study.nodes.iter().all(|node| node.label == node.stage));
+}
+
+#[test]
+fn a_sweep_is_a_cross_product_without_what_is_excluded() {
+    let sweep = "sweep sizes { axis weights.scheme nf4 fp4; axis weights.scheme.block 64 128\n\
+                 exclude weights.scheme=fp4 weights.scheme.block=128 }";
+    let study = study(&format!("{}{sweep}", template()));
+    assert_eq!(names(&study), ["scheme=nf4,block=64", "scheme=nf4,block=128", "scheme=fp4,block=64"]);
+    assert_eq!(nodes_by_stage(&study)["base"], 1);
+    assert_eq!(nodes_by_stage(&study)["weights"], 3);
+    assert!(study.cells.iter().all(|cell| cell.baseline.is_none() && cell.group == "sizes"));
+}
+
+#[test]
+fn a_run_is_one_cell_by_hand() {
+    let run = "run small { set weights.scheme int8; set speed.batch 1 2 4 }";
+    let study = study(&format!("{}{run}", template()));
+    assert_eq!(names(&study), ["small"]);
+    let batch = node(&study, &study.cells[0], "speed").params.ints("batch");
+    assert_eq!(batch, [1, 2, 4]);
+}
+
+#[test]
+fn equal_work_of_different_groups_is_one_node() {
+    let more = format!(
+        "{ABLATION}sweep s {{ axis weights.scheme nf4 fp4 }}\nrun plain {{ set weights.scheme nf4 }}"
+    );
+    let study = study(&more);
+    assert_eq!(names(&study)[5..], ["scheme=nf4", "s:scheme=fp4", "plain"]);
+    assert_eq!(nodes_by_stage(&study)["weights"], 5, "no new work");
+    let baseline = &study.cells[0].nodes;
+    assert_eq!(&study.cells[5].nodes, baseline);
+    assert_eq!(&study.cells[7].nodes, baseline);
+    assert_eq!(study.cells[6].nodes, study.cells[1].nodes);
+}
+
+#[test]
+fn equal_stages_of_one_cell_stay_two_nodes() {
+    let twice = "load again { from embedded=tiny; dtype f16 }";
+    let study = study(&format!("{}{twice}", template()));
+    assert_eq!(study.nodes.len(), 5);
+}
+
+#[test]
+fn an_evaluation_alone_varies_downstream_nodes_only() {
+    let vary = "ablate a { vary quality.task.boolq.limit 10; vary quality.task.mmlu #true }";
+    let study = study(&format!("{}{vary}", template()));
+    assert_eq!(names(&study), ["baseline", "boolq.limit=10", "mmlu=true"]);
+    assert_eq!(nodes_by_stage(&study), [("base", 1), ("quality", 3), ("speed", 1), ("weights", 1)].into());
+}
+
+#[test]
+fn a_choice_can_be_taken_out() {
+    let vary = "ablate a { vary quality.task.boolq #false }";
+    let study = study(&format!("{}{vary}", template()));
+    let params = &node(&study, &study.cells[1], "quality").params;
+    assert_eq!(
+        params.0.keys().collect::<Vec<_>>(),
+        ["task.perplexity", "task.perplexity.window", "threshold"]
+    );
+}
+
+#[test]
+fn short_names_are_full_where_they_would_be_ambiguous() {
+    let second = "quantize other { model base; scheme int8 }\nablate a { vary weights.scheme fp4 }";
+    let study = study(&format!("{}{second}", template()));
+    assert_eq!(names(&study), ["baseline", "weights.scheme=fp4"]);
+}
+
+#[test]
+fn sets_change_variables_and_parameters() {
+    let sets = [("samples", "7"), ("weights.scheme.block", "128"), ("speed.batch", "2,4")];
+    let study = set(ABLATION, &sets);
+    let cell = &study.cells[0];
+    assert_eq!(node(&study, cell, "quality").params.int("task.boolq.limit"), Some(7));
+    assert_eq!(node(&study, cell, "weights").params.int("scheme.block"), Some(128));
+    assert_eq!(node(&study, &study.cells[1], "weights").params.int("scheme.block"), Some(128));
+    assert_eq!(node(&study, cell, "speed").params.ints("batch"), [2, 4]);
+    assert_eq!(study.overrides.len(), 3);
+}
+
+#[test]
+fn a_set_variable_reaches_the_variables_made_of_it() {
+    let text = replaced("seed 42", "limit (var)samples").replace("(var)samples\n", "(var)limit\n");
+    let study = set(&text, &[("samples", "9")]);
+    assert_eq!(node(&study, &study.cells[0], "quality").params.int("task.boolq.limit"), Some(9));
+}
+
+#[test]
+fn a_set_that_makes_parameters_inapplicable_drops_them() {
+    let study = set(template(), &[("weights.scheme", "int8")]);
+    assert!(!node(&study, &study.cells[0], "weights").params.has("scheme.block"));
+    let errors = refused(template(), &[("weights.scheme", "int8"), ("weights.scheme.block", "64")]);
+    assert!(matches!(&errors[..], [ManifestError::BadSet { .. }]), "{errors:?}");
+}
+
+#[test]
+fn a_set_equal_to_a_varied_value_is_refused() {
+    let errors = refused(ABLATION, &[("weights.scheme", "fp4")]);
+    assert!(matches!(&errors[..], [ManifestError::VariesNothing { .. }]), "{errors:?}");
+}
+
+#[test]
+fn bad_sets_are_refused_together() {
+    let sets = [
+        ("sampels", "1"),
+        ("weigths.scheme", "fp4"),
+        ("weights.shceme", "fp4"),
+        ("weights.model", "base"),
+        ("weights.scheme", "fp5"),
+        ("weights.scheme.block", "many"),
+        ("weights.scheme.block", "1"),
+    ];
+    let errors = refused(ABLATION, &sets);
+    let lines: Vec<String> = errors
+        .iter()
+        .map(|error| {
+            let help =
+                miette::Diagnostic::help(error).map(|help| format!("  help: {help}")).unwrap_or_default();
+            format!("{error}\n{help}")
+        })
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn files_and_the_environment_come_from_outside() {
+    let text = replaced("limit=(var)samples", "limit=(env)QPIPE_TEST_LIMIT data=(file)\"data/boolq.jsonl\"");
+    let study = study(&text);
+    let params = &node(&study, &study.cells[0], "quality").params;
+    assert_eq!(params.int("task.boolq.limit"), Some(25));
+    assert_eq!(params.get("task.boolq.data"), Some(&Value::File("/studies/data/boolq.jsonl".into())));
+}
+
+#[test]
+fn comments_and_layout_do_not_change_the_expansion() {
+    let plain = study(ABLATION);
+    let other = study(&replaced(
+        "    dtype f16\n",
+        "    /* a comment */ dtype \\\n  f16 // more\n    /- dtype bf16\n",
+    ));
+    let params = |study: &Study| study.nodes.iter().map(|node| node.params.clone()).collect::<Vec<_>>();
+    assert_eq!(params(&plain), params(&other));
+}
+
+#[test]
+fn ten_thousand_cells_are_expanded_one_by_one() {
+    let values = |count: usize| (1..=count).map(|value| value.to_string()).collect::<Vec<_>>().join(" ");
+    let (fifty, four) = (values(50), values(4));
+    let sweep = format!(
+        "sweep large {{ axis speed.prompt {fifty}; axis speed.generate {fifty}; axis speed.repeat {four} }}"
+    );
+    let study = study(&format!("{}{sweep}", template()));
+    assert_eq!(study.cells.len(), 10_000);
+    assert_eq!(nodes_by_stage(&study)["speed"], 10_000);
+    assert_eq!(nodes_by_stage(&study)["quality"], 1);
+}

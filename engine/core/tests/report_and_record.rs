@@ -1,0 +1,123 @@
+//! The table in all its forms, and the record a run leaves.
+
+mod lab;
+
+use lab::{Lab, Recipe};
+use qpipe_engine::record::{NodeStatus, Recorder, RunStatus, RunSummary, runs};
+use qpipe_engine::report::{StudyTable, csv, json, markdown, terminal};
+use qpipe_engine::run::{EVENTS_SCHEMA, FailureMode, RunEvent, RunEventKind, RunOptions, RunOutcome, run};
+
+fn table_of(schemes: &[&'static str], fp4_fails: bool) -> StudyTable {
+    let lab = Lab::new();
+    lab.switches.set(|s| &s.fp4_fails, fp4_fails);
+    let study = Recipe::new(schemes).study();
+    let options = RunOptions { failure: FailureMode::KeepGoing, ..RunOptions::default() };
+    let (result, _) = lab.run_with(&study, &lab.plan(&study), &options);
+    StudyTable::new(&study, &result)
+}
+
+#[test]
+fn the_terminal_shows_differences_beside_values_where_they_fit() {
+    insta::assert_snapshot!(terminal(&table_of(&["nf4", "fp4", "int8"], true), 120));
+}
+
+#[test]
+fn a_narrower_terminal_shows_them_below() {
+    insta::assert_snapshot!(terminal(&table_of(&["nf4", "int8"], false), 80));
+}
+
+#[test]
+fn a_very_narrow_terminal_gets_several_tables_none_too_wide() {
+    let text = terminal(&table_of(&["nf4", "int8"], false), 50);
+    insta::assert_snapshot!(text);
+    assert!(text.lines().filter(|l| l.starts_with('│')).all(|l| l.chars().count() <= 50));
+}
+
+#[test]
+fn markdown_has_the_same_table() {
+    insta::assert_snapshot!(markdown(&table_of(&["nf4", "fp4", "int8"], true)));
+}
+
+#[test]
+fn csv_has_every_metric_in_long_form() {
+    insta::assert_snapshot!(csv(&table_of(&["nf4", "int8"], false)).unwrap());
+}
+
+#[test]
+fn json_says_how_each_stage_ended_and_what_is_infinite() {
+    let value = json(&table_of(&["nf4", "fp4"], true));
+    assert_eq!(value["schema"], 1);
+    let failed = &value["cells"][1]["stages"];
+    assert_eq!(failed["weights"]["state"], "failed");
+    assert_eq!(failed["quality"]["because"], "weights#3");
+    let kl = value["cells"][0]["metrics"].as_array().unwrap().iter().find(|m| m["metric"] == "kl").unwrap();
+    assert_eq!(kl["value"], "inf");
+}
+
+#[test]
+fn asked_for_columns_replace_the_headline_ones() {
+    let lab = Lab::new();
+    let mut study = Recipe::new(&["nf4"]).study();
+    study.report.columns = vec!["quality.kl".into(), "base.parameters".into(), "quality.absent".into()];
+    let table = StudyTable::new(&study, &lab.run(&study));
+    let text = markdown(&table);
+    assert!(text.contains("| cell | quality.kl (nat) ↓ | base.parameters | quality.absent |"), "{text}");
+    assert!(text.contains("| baseline | inf | 7 | – |"), "{text}");
+}
+
+#[test]
+fn a_record_is_complete_and_listed() {
+    let lab = Lab::new();
+    lab.switches.set(|s| &s.fp4_fails, true);
+    let study = Recipe::new(&["nf4", "fp4"]).study();
+    let plan = lab.plan(&study);
+    let dir = lab.dir.path().join("runs");
+    let mut recorder = Recorder::create(&dir, &study, &plan).unwrap();
+    assert_eq!(runs(&dir).unwrap()[0].status, RunStatus::Running);
+
+    let result = run(&study, &plan, &lab.registry(), &lab.store, &RunOptions::default(), &mut recorder);
+    let (at, faults) = recorder.finish(&study, &plan, &result, &StudyTable::new(&study, &result));
+    assert!(faults.is_empty(), "{faults:?}");
+    for file in ["manifest.kdl", "plan.json", "started.json", "table.md", "table.csv", "table.json"] {
+        assert!(at.join(file).is_file(), "{file}");
+    }
+    let summary: RunSummary = serde_json::from_slice(&std::fs::read(at.join("run.json")).unwrap()).unwrap();
+    assert_eq!((summary.outcome, summary.counts.ran, summary.counts.failed), (RunOutcome::Failed, 3, 1));
+    assert!(matches!(&summary.nodes[4].status, NodeStatus::Skipped { because } if because == "weights#3"));
+    assert_eq!(summary.cells[1].overrides["weights.scheme"], "fp4");
+
+    let log = std::fs::read_to_string(at.join("events.jsonl")).unwrap();
+    let events: Vec<RunEvent> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(matches!(events[0].kind, RunEventKind::RunStarted { schema: EVENTS_SCHEMA, nodes: 5, .. }));
+    assert!(matches!(events.last().unwrap().kind, RunEventKind::RunFinished { .. }));
+
+    let listed = runs(&dir).unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].status, listed[0].study.as_deref()), (RunStatus::Failed, Some("lab")));
+}
+
+#[test]
+fn a_run_without_a_summary_was_interrupted() {
+    let lab = Lab::new();
+    let study = Recipe::new(&["nf4"]).study();
+    let dir = lab.dir.path().join("runs");
+    drop(Recorder::create(&dir, &study, &lab.plan(&study)).unwrap());
+    std::fs::create_dir(dir.join("20200101T000000Z-000000")).unwrap();
+    std::fs::write(dir.join("20200101T000000Z-000000/run.json"), "{").unwrap();
+    let listed: Vec<RunStatus> = runs(&dir).unwrap().into_iter().map(|entry| entry.status).collect();
+    assert_eq!(listed, [RunStatus::Unreadable, RunStatus::Interrupted]);
+    assert_eq!(runs(&lab.dir.path().join("none")).unwrap(), []);
+}
+
+#[test]
+fn a_record_that_cannot_be_written_fails_nothing() {
+    let lab = Lab::new();
+    let study = Recipe::new(&["nf4"]).study();
+    let plan = lab.plan(&study);
+    let dir = lab.dir.path().join("runs");
+    let recorder = Recorder::create(&dir, &study, &plan).unwrap();
+    let result = lab.run(&study);
+    std::fs::remove_dir_all(recorder.dir()).unwrap();
+    let (_, faults) = recorder.finish(&study, &plan, &result, &StudyTable::new(&study, &result));
+    assert_eq!((result.outcome, faults.len()), (RunOutcome::Done, 4));
+}
