@@ -1,0 +1,149 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use qpipe_engine::run::FailureMode;
+
+/// Declarative pipelines for model-quantization studies.
+#[derive(Debug, Parser)]
+#[command(name = "qpipe", version, propagate_version = true)]
+pub struct Args {
+    /// The store of results and run records.
+    #[arg(long, global = true, env = "QPIPE_STORE", default_value = ".qpipe", value_name = "DIR")]
+    pub store: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a study; whatever is unchanged is taken from the store.
+    Run(RunArgs),
+    /// Show what a run would do, and why.
+    Plan(PlanArgs),
+    /// Check a manifest without running or hashing anything.
+    Check(StudyArgs),
+    /// The records of earlier runs.
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// The store itself.
+    #[command(subcommand)]
+    Cache(CacheCommand),
+}
+
+/// A manifest, and what overrides it.
+#[derive(Debug, ClapArgs)]
+pub struct StudyArgs {
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// Override a variable (`samples=50`) or a parameter (`weights.scheme=fp4`); repeatable.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    pub sets: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub study: StudyArgs,
+    /// Run every node, also those whose results are in the store.
+    #[arg(long)]
+    pub force: bool,
+    /// What a failed stage means for the others.
+    #[arg(long, value_enum, default_value_t = Failure::FailFast, value_name = "MODE")]
+    pub failure: Failure,
+    /// How many nodes may run at once; every built-in stage uses all cores by itself.
+    #[arg(long, default_value_t = NonZeroUsize::MIN, value_name = "N")]
+    pub jobs: NonZeroUsize,
+    /// A table for a person, or the run's events as JSON lines.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub study: StudyArgs,
+    /// Plan as `run --force` would.
+    #[arg(long)]
+    pub force: bool,
+    /// The plan as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// List runs, oldest first.
+    Ls {
+        /// The list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Re-hash every blob and check every record.
+    Verify {
+        /// Set aside what is damaged, so that the next run makes it anew.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Show what takes how much space.
+    Du {
+        /// The sizes as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Failure {
+    /// Start nothing new.
+    FailFast,
+    /// Skip only what depends on the failed node.
+    #[value(alias = "skip-dependents")]
+    KeepGoing,
+}
+
+impl From<Failure> for FailureMode {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::FailFast => Self::FailFast,
+            Failure::KeepGoing => Self::KeepGoing,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Human,
+    Jsonl,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_value_may_hold_equals_signs() {
+        assert_eq!(name_and_value("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
+        assert!(name_and_value("a").is_err() && name_and_value("=a").is_err());
+    }
+}

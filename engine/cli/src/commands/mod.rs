@@ -1,0 +1,42 @@
+//! One module per command. Each returns its exit, or the error that ended it.
+
+mod cache;
+mod check;
+mod plan;
+mod run;
+mod runs;
+mod study;
+
+use std::path::Path;
+
+use qpipe_cache::Store;
+use qpipe_sdk::{Cancel, StageRegistry};
+
+use crate::args::{Args, CacheCommand, Command, RunsCommand};
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::printer::Printer;
+
+/// Runs the command of parsed arguments.
+pub fn run(
+    registry: &StageRegistry,
+    args: &Args,
+    printer: &mut Printer,
+    cancel: &Cancel,
+) -> Result<Exit, CliError> {
+    match &args.command {
+        Command::Run(run) => run::run(registry, &args.store, run, printer, cancel),
+        Command::Plan(plan) => plan::plan(registry, &args.store, plan, printer),
+        Command::Check(study) => check::check(registry, study, printer),
+        Command::Runs(RunsCommand::Ls { json }) => runs::ls(&existing(&args.store)?, *json, printer),
+        Command::Cache(CacheCommand::Verify { repair }) => {
+            Ok(cache::verify(&existing(&args.store)?, *repair, printer))
+        }
+        Command::Cache(CacheCommand::Du { json }) => cache::du(&existing(&args.store)?, *json, printer),
+    }
+}
+
+/// A store that is only looked at is not made on the way.
+fn existing(root: &Path) -> Result<Store, CliError> {
+    if root.is_dir() { Ok(Store::open(root)?) } else { Err(CliError::NoStore { path: root.to_owned() }) }
+}

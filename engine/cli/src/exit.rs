@@ -1,0 +1,74 @@
+//! Exit codes: the whole contract with scripts, in one enum.
+
+use std::process::ExitCode;
+
+use qpipe_sdk::ErrorClass;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: everything asked for was done.
+    Ok,
+    /// 1: a stage failed. Finished work is kept.
+    StageFailed,
+    /// 2: the command line was not understood.
+    Usage,
+    /// 3: the manifest is missing or wrong, or names files that are.
+    Manifest,
+    /// 6: the store cannot be used, or is damaged.
+    Store,
+    /// 7: no such device, or not enough memory.
+    Resources,
+    /// 128+n: stopped by signal n (130: Ctrl-C).
+    Signal(u8),
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::StageFailed => 1,
+            Self::Usage => 2,
+            Self::Manifest => 3,
+            Self::Store => 6,
+            Self::Resources => 7,
+            Self::Signal(number) => 128_u8.saturating_add(number),
+        }
+    }
+
+    /// The exit for failed stages of these classes: a broken store says more than a failed stage, and a missing
+    /// device more than any other.
+    pub fn of_failures(classes: &[ErrorClass]) -> Self {
+        let any = |class| classes.contains(&class);
+        if any(ErrorClass::Store) {
+            Self::Store
+        } else if any(ErrorClass::Device) || any(ErrorClass::OomHost) {
+            Self::Resources
+        } else {
+            Self::StageFailed
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_counted_from_128() {
+        assert_eq!((Exit::Signal(2).code(), Exit::Signal(15).code()), (130, 143));
+    }
+
+    #[test]
+    fn the_failure_that_says_most_decides() {
+        assert_eq!(Exit::of_failures(&[ErrorClass::Bug, ErrorClass::Store]), Exit::Store);
+        assert_eq!(Exit::of_failures(&[ErrorClass::Config, ErrorClass::OomHost]), Exit::Resources);
+        assert_eq!(Exit::of_failures(&[ErrorClass::Config]), Exit::StageFailed);
+    }
+}

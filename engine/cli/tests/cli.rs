@@ -1,0 +1,210 @@
+//! The commands in-process, with small stages: what they print where, and how they exit.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+#[path = "../../core/tests/lab/mod.rs"]
+mod lab;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use lab::Lab;
+use qpipe_cli::dispatch;
+use qpipe_cli::exit::Exit;
+use qpipe_cli::printer::Printer;
+use qpipe_sdk::Cancel;
+
+const MANIFEST: &str = "\
+qpipe 1 name=lab
+
+load base {
+    text weights
+}
+quantize weights {
+    model base
+    scheme nf4
+}
+evaluate quality {
+    model weights
+    task boolq
+}
+ablate one-at-a-time {
+    vary weights.scheme fp4 int8
+}
+";
+
+/// What was written, shared with the printer.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Ended {
+    exit: Exit,
+    out: String,
+    err: String,
+}
+
+fn manifest(lab: &Lab, text: &str) -> PathBuf {
+    lab.file("lab.kdl", text.as_bytes())
+}
+
+/// Runs `qpipe ARGS… --store STORE`.
+fn qpipe(lab: &Lab, args: &[&str]) -> Ended {
+    let (out, err) = (Sink::default(), Sink::default());
+    let mut printer = Printer::new(Box::new(out.clone()), Box::new(err.clone()), 110);
+    let store = lab.dir.path().join("cli-store");
+    let all = ["qpipe"].iter().chain(args).map(OsString::from).chain(["--store".into(), store.into()]);
+    let exit = dispatch(&lab.registry(), all, &mut printer, &Cancel::default());
+    drop(printer);
+    Ended { exit, out: out.text(), err: err.text() }
+}
+
+fn run(lab: &Lab, more: &[&str]) -> Ended {
+    let path = manifest(lab, MANIFEST);
+    let args: Vec<&str> = ["run", path.to_str().unwrap()].into_iter().chain(more.iter().copied()).collect();
+    qpipe(lab, &args)
+}
+
+#[test]
+fn a_run_ends_with_the_table_and_a_second_one_runs_nothing() {
+    let lab = Lab::new();
+    let first = run(&lab, &[]);
+    assert_eq!(first.exit, Exit::Ok, "{}", first.err);
+    assert!(first.out.contains("scheme=fp4") && first.out.contains("boolq.f1 ↑"), "{}", first.out);
+    assert!(first.err.contains("ran 7 · cached 0 · failed 0 · "), "{}", first.err);
+    assert!(first.err.contains("never ran") && first.err.contains("table.md"), "{}", first.err);
+    let second = run(&lab, &[]);
+    assert!(second.err.contains("cached  7 of 7 nodes\nran 0 · cached 7 · failed 0 · "), "{}", second.err);
+    assert_eq!((second.out, lab.runs()), (first.out, 7));
+    assert!(run(&lab, &["--force"]).err.contains("ran 7"));
+}
+
+#[test]
+fn a_failure_has_its_exit_and_says_how_to_continue() {
+    let lab = Lab::new();
+    lab.switches.set(|s| &s.fp4_fails, true);
+    let ended = run(&lab, &["--failure", "keep-going"]);
+    assert_eq!((ended.exit, ended.exit.code()), (Exit::StageFailed, 1));
+    assert!(ended.out.contains("failed"), "{}", ended.out);
+    assert!(ended.err.contains("failed 1 · skipped 1"), "{}", ended.err);
+    assert!(ended.err.contains("hint: the same command continues"), "{}", ended.err);
+    let listed = qpipe(&lab, &["runs", "ls"]);
+    assert!(
+        listed.out.lines().nth(1).is_some_and(|l| l.contains("lab") && l.contains("failed")),
+        "{}",
+        listed.out
+    );
+}
+
+#[test]
+fn a_stopped_run_exits_as_ctrl_c_does() {
+    let lab = Lab::new();
+    lab.switches.set(|s| &s.cancels, true);
+    assert_eq!(run(&lab, &[]).exit.code(), 130);
+}
+
+#[test]
+fn a_plan_names_the_changed_field_and_its_place() {
+    let lab = Lab::new();
+    run(&lab, &[]);
+    let changed = manifest(&lab, &MANIFEST.replace("scheme nf4", "scheme nf3"));
+    let plan = qpipe(&lab, &["plan", changed.to_str().unwrap()]);
+    assert!(plan.out.contains("`weights.scheme` changed from `nf4` to `nf3` (lab.kdl:8:"), "{}", plan.out);
+    assert_eq!((plan.exit, plan.err.as_str()), (Exit::Ok, "hit 5 · miss 1 · pending 1\n"), "{}", plan.out);
+    let json = qpipe(&lab, &["plan", changed.to_str().unwrap(), "--json"]);
+    let doc: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(doc["schema"], 1);
+    assert_eq!(doc["nodes"].as_array().unwrap().iter().filter(|n| n["state"] == "hit").count(), 5);
+}
+
+#[test]
+fn events_as_json_lines_are_all_that_is_on_stdout() {
+    let lab = Lab::new();
+    let ended = run(&lab, &["--format", "jsonl"]);
+    let events: Vec<serde_json::Value> =
+        ended.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((&events[0]["event"], &events[0]["schema"]), (&"run-started".into(), &1.into()));
+    assert_eq!(events.last().unwrap()["event"], "run-finished");
+}
+
+#[test]
+fn overrides_reach_the_study() {
+    let lab = Lab::new();
+    let path = manifest(&lab, MANIFEST);
+    let plan = qpipe(&lab, &["plan", path.to_str().unwrap(), "--json", "--set", "quality.task=other"]);
+    assert_eq!(plan.exit, Exit::Ok, "{}", plan.err);
+    let unknown = qpipe(&lab, &["check", path.to_str().unwrap(), "--set", "quality.tusk=other"]);
+    assert_eq!(unknown.exit, Exit::Manifest);
+}
+
+#[test]
+fn what_is_wrong_with_a_manifest_is_told_with_its_place() {
+    let lab = Lab::new();
+    let path = manifest(&lab, &MANIFEST.replace("quantize", "quantise"));
+    let ended = qpipe(&lab, &["check", path.to_str().unwrap()]);
+    assert_eq!(ended.exit.code(), 3);
+    assert!(ended.err.contains("quantise") && ended.err.contains("lab.kdl"), "{}", ended.err);
+    let ended = qpipe(&lab, &["check", "absent.kdl"]);
+    assert_eq!(ended.exit.code(), 3);
+    let ok = manifest(&lab, MANIFEST);
+    let ended = qpipe(&lab, &["check", ok.to_str().unwrap()]);
+    assert_eq!(ended.err, "ok: study `lab` has 3 cells and 7 nodes\n");
+}
+
+#[test]
+fn a_missing_source_exits_as_a_wrong_manifest_and_shows_where() {
+    let lab = Lab::new();
+    let path =
+        manifest(&lab, &MANIFEST.replace("text weights", "text weights\n    from path=\"absent.bin\""));
+    let ended = qpipe(&lab, &["run", path.to_str().unwrap()]);
+    assert_eq!(ended.exit.code(), 3, "{}", ended.err);
+    assert!(ended.err.contains("absent.bin") && ended.err.contains("qpipe::plan::source"), "{}", ended.err);
+}
+
+#[test]
+fn a_damaged_store_is_found_and_has_its_exit() {
+    let lab = Lab::new();
+    assert_eq!(qpipe(&lab, &["cache", "verify"]).exit, Exit::Store, "no store yet, and none is made");
+    run(&lab, &[]);
+    let clean = qpipe(&lab, &["cache", "verify"]);
+    assert_eq!((clean.exit, clean.out.as_str()), (Exit::Ok, ""), "{}", clean.err);
+    assert!(qpipe(&lab, &["cache", "du"]).out.contains("records"));
+
+    let root = lab.dir.path().join("cli-store");
+    let store = qpipe_cache::Store::open(&root).unwrap();
+    let digest = qpipe_cache::Digest::of_bytes(b"weights+nf4");
+    let blob = store.blob_path(&digest).unwrap();
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, b"weights+nf5").unwrap();
+    let damaged = qpipe(&lab, &["cache", "verify"]);
+    assert_eq!(damaged.exit.code(), 6);
+    assert!(damaged.out.contains(&digest.short()), "{}", damaged.out);
+}
+
+#[test]
+fn a_wrong_command_line_is_usage_and_help_is_data() {
+    let lab = Lab::new();
+    let wrong = qpipe(&lab, &["run"]);
+    assert_eq!((wrong.exit.code(), wrong.out.as_str()), (2, ""));
+    let help = qpipe(&lab, &["--help"]);
+    assert_eq!((help.exit, help.err.as_str()), (Exit::Ok, ""));
+    assert!(help.out.contains("plan"), "{}", help.out);
+}
