@@ -113,6 +113,11 @@ impl<B: AsRef<[u8]>> TensorFile<B> {
         &self.metadata
     }
 
+    /// Whatever owns the bytes.
+    pub fn owner(&self) -> &B {
+        &self.bytes
+    }
+
     /// Whatever owns the bytes, back.
     pub fn into_inner(self) -> B {
         self.bytes
