@@ -1,0 +1,152 @@
+//! The training loop.
+
+use std::fs;
+use std::time::Instant;
+
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use qpipe_formats::{LlamaConfig, Tokenizer};
+use qpipe_smallworld::Corpus;
+use qpipe_stages::model::compute::ComputeDtype;
+use qpipe_stages::model::llama::Llama;
+use qpipe_stages::model::ops::Place;
+use serde_json::json;
+
+use crate::batches::{Batch, Batches, WINDOW};
+use crate::optimizer::{AdamW, rate_at};
+use crate::parameters::Parameters;
+use crate::{Arguments, checkpoint, examine, say};
+
+/// Seeds of the tokenizer's sample and of the held-out sets; the corpus uses the run's own seed.
+const TOKENIZER_SEED: u64 = 1;
+const HELD_OUT_SEED: u64 = 7;
+
+/// Held-out questions measured while training.
+const QUESTIONS_WHILE_TRAINING: usize = 200;
+
+pub(crate) fn train(arguments: &Arguments) -> Result<(), String> {
+    fs::create_dir_all(&arguments.out)
+        .map_err(|e| format!("failed to create `{}`: {e}", arguments.out.display()))?;
+    let tokenizer_json = qpipe_smallworld::train_tokenizer(TOKENIZER_SEED).map_err(|e| e.to_string())?;
+    let tokenizer = Tokenizer::from_json_bytes(&tokenizer_json).map_err(|e| e.to_string())?;
+    let config = checkpoint::config(tokenizer.vocab_size(), arguments.hidden, arguments.layers)?;
+    let mut parameters = Parameters::initial(&config, arguments.seed, &Device::flex());
+    say(&format!("{} parameters, vocabulary {}", parameters.count(), config.vocab_size));
+
+    let items = qpipe_smallworld::evaluation_items(HELD_OUT_SEED, checkpoint::EVALUATION_ITEMS);
+    let texts = qpipe_smallworld::heldout_text(HELD_OUT_SEED, checkpoint::HELD_OUT_STORIES);
+    let mut batches = Batches::new(Corpus::new(arguments.seed), tokenizer.clone())?;
+    let (mut optimizer, clock, mut log) = (AdamW::default(), Instant::now(), Vec::new());
+    let mut smoothed = None;
+    for step in 0..arguments.steps {
+        let halves = [batches.next(arguments.batch / 2)?, batches.next(arguments.batch.div_ceil(2))?];
+        let (value, gradients) = gradients(&config, &parameters, halves)?;
+        let rate = rate_at(step, arguments.steps, arguments.rate);
+        let norm = optimizer.update(&mut parameters, gradients, rate);
+        let mean = smoothed.map_or(value, |s: f64| 0.98 * s + 0.02 * value);
+        smoothed = Some(mean);
+        let last = step + 1 == arguments.steps;
+        if step % 20 == 0 {
+            let seconds = clock.elapsed().as_secs_f64();
+            say(&format!(
+                "step {step} loss {value:.4} mean {mean:.4} norm {norm:.2} rate {rate:.5} {seconds:.0} s"
+            ));
+        }
+        if last || (step + 1) % arguments.every == 0 {
+            let asked = if last { items.len() } else { QUESTIONS_WHILE_TRAINING };
+            let exam = examine::examine(&config, &parameters, &tokenizer, &items[..asked], &texts)?;
+            say(&format!("  after {} steps: {exam}", step + 1));
+            log.push(json!({
+                "step": step + 1, "positions": (step + 1) * arguments.batch * WINDOW,
+                "training_loss": mean, "held_out": exam.to_json(),
+            }));
+            checkpoint::write(arguments, &config, &parameters, &tokenizer_json, &items, &texts, &log)?;
+        }
+    }
+    Ok(())
+}
+
+/// The model over these parameters.
+pub(crate) fn model(config: &LlamaConfig, parameters: &Parameters, device: &Device, place: Place) -> Llama {
+    let mut weights = parameters;
+    match Llama::build(config, ComputeDtype::F32, device, place, config.max_position_embeddings, &mut weights)
+    {
+        Ok(model) => model,
+        Err(never) => match never {},
+    }
+}
+
+/// Loss and gradients of a step: two halves of a batch side by side, since many of the CPU's operators use one
+/// core; summed in one order, so the result does not depend on which half ends first.
+fn gradients(
+    config: &LlamaConfig,
+    parameters: &Parameters,
+    [first, second]: [Batch; 2],
+) -> Result<(f64, Parameters), String> {
+    let total = first.total + second.total;
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| half(config, parameters, &second, total));
+        let (loss, gradients) = half(config, parameters, &first, total);
+        let (other_loss, other) = other.join().map_err(|_| "a training thread panicked".to_owned())?;
+        Ok((loss + other_loss, gradients.plus(other)))
+    })
+}
+
+/// Weighted cross-entropy over `total`, nats, and its gradients.
+fn half(config: &LlamaConfig, parameters: &Parameters, batch: &Batch, total: f32) -> (f64, Parameters) {
+    let device = Device::flex().autodiff();
+    let leaves = parameters.leaves();
+    let model = model(config, &leaves, &device, Place::Device);
+    let n = batch.targets.len();
+    let column = |values: TensorData| Tensor::<2, Int>::from_data(values, &device);
+    let inputs = column(TensorData::new(batch.inputs.clone(), [n / WINDOW, WINDOW]));
+    let targets = column(TensorData::new(batch.targets.clone(), [n, 1]));
+    let weights = Tensor::<2>::from_data(TensorData::new(batch.weights.clone(), [n, 1]), &device);
+    let logits = model.logits(model.hidden(inputs, None));
+    let likelihood = activation::log_softmax(logits, 1).gather(1, targets);
+    let loss = likelihood.mul(weights).sum().div_scalar(-total);
+    let gradients = loss.backward();
+    (loss.into_scalar::<f64>(), leaves.gradients(gradients))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::Parameter;
+
+    fn nudged(parameters: &Parameters, name: &str, by: f32) -> Parameters {
+        let mut nudged = parameters.clone();
+        let Some(Parameter::Matrix(t)) = nudged.0.get_mut(name) else { panic!("`{name}` is a matrix") };
+        let shape = t.dims();
+        let mut values = t.clone().into_data().try_into_vec::<f32>().unwrap();
+        values[7] += by;
+        *t = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
+        nudged
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        let config = checkpoint::config(40, 64, 2).unwrap();
+        let parameters = Parameters::initial(&config, 3, &Device::flex());
+        let token = |i: usize| ((i * 7 + i / 5) % 40) as i64;
+        let n = 2 * WINDOW;
+        let inputs: Vec<i64> = (0..n).map(token).collect();
+        let targets: Vec<i64> = (1..=n).map(token).collect();
+        let batch = Batch { inputs, targets, weights: vec![1.0; n], total: n as f32 };
+        let (_, gradients) = half(&config, &parameters, &batch, batch.total);
+        for module in
+            ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj"]
+        {
+            let name = format!("model.layers.0.{module}.weight");
+            let Parameter::Matrix(gradient) = &gradients.0[&name] else { panic!("a matrix") };
+            let gradient = gradient.clone().into_data().try_into_vec::<f32>().unwrap()[7];
+            let loss = |by: f32| half(&config, &nudged(&parameters, &name, by), &batch, batch.total).0;
+            let difference = (loss(0.05) - loss(-0.05)) / 0.1;
+            println!("{name}: {gradient} {difference}");
+            let scale = f64::from(gradient).abs().max(1e-5);
+            assert!(
+                (f64::from(gradient) - difference).abs() < 0.1 * scale,
+                "{name}: {gradient}, {difference}"
+            );
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The hands of qpipe: the built-in stages, and the only room that names burn.
+
+pub mod artifact;
+pub mod benchmark;
+pub mod blobs;
+pub mod device;
+pub mod embedded;
+pub mod evaluate;
+pub mod load;
+pub mod model;
+pub mod parallel;
+pub mod quantize;
+pub mod registry;
+pub mod weights;
+
+pub use registry::registry;

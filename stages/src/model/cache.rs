@@ -1,0 +1,61 @@
+//! Keys and values of past positions, one pair of tensors per layer.
+
+use burn::tensor::{Device, Tensor};
+use qpipe_formats::LlamaConfig;
+
+/// The cache of one layer: `[batch, kv heads, capacity, head dim]`, of which the first `len` positions are valid.
+pub struct LayerCache {
+    keys: Tensor<4>,
+    values: Tensor<4>,
+}
+
+/// The cache of a model for one batch of sequences that advance together.
+pub struct KvCache {
+    pub(super) layers: Vec<LayerCache>,
+    pub(super) len: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// An empty cache for `batch` sequences of at most `capacity` tokens.
+    pub fn new(config: &LlamaConfig, batch: usize, capacity: usize, device: &Device) -> Self {
+        let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
+        let layer =
+            || LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) };
+        Self { layers: (0..config.num_hidden_layers).map(|_| layer()).collect(), len: 0, capacity }
+    }
+
+    /// Tokens held so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Room left, in tokens.
+    pub fn remaining(&self) -> usize {
+        self.capacity - self.len
+    }
+
+    /// Bytes held: `2 · layers · batch · kv heads · capacity · head dim · 4`.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(|l| 2 * l.keys.shape().num_elements() * size_of::<f32>()).sum()
+    }
+}
+
+impl LayerCache {
+    /// Appends keys and values `[batch, kv heads, new, head dim]` at `at`; returns all valid ones.
+    pub(super) fn append(&mut self, at: usize, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let end = at + keys.dims()[2];
+        write(&mut self.keys, at..end, keys);
+        write(&mut self.values, at..end, values);
+        (self.keys.clone().narrow(2, 0, end), self.values.clone().narrow(2, 0, end))
+    }
+}
+
+fn write(into: &mut Tensor<4>, at: std::ops::Range<usize>, new: Tensor<4>) {
+    let [batch, heads, _, dim] = into.dims();
+    into.inplace(|t| t.slice_assign([0..batch, 0..heads, at, 0..dim], new));
+}

@@ -1,0 +1,172 @@
+//! The Llama architecture: pre-norm decoder layers with grouped-query attention, rotary positions and SwiGLU.
+//! Touvron et al. 2023 (arXiv 2302.13971); weights named and laid out as Hugging Face does.
+
+use burn::tensor::{Device, Int, Tensor};
+use qpipe_formats::LlamaConfig;
+
+use super::cache::{KvCache, LayerCache};
+use super::compute::ComputeDtype;
+use super::linear::Linear;
+use super::ops::{self, Place, Rope};
+
+struct Layer {
+    input_norm: Tensor<1>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    post_norm: Tensor<1>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// A Llama, ready to run.
+pub struct Llama {
+    pub config: LlamaConfig,
+    pub compute: ComputeDtype,
+    pub device: Device,
+    place: Place,
+    embedding: Tensor<2>,
+    layers: Vec<Layer>,
+    norm: Tensor<1>,
+    /// `None`: tied to the embedding.
+    head: Option<Linear>,
+    rope: Rope,
+}
+
+/// Where a model's weights come from, by module name (`model.layers.0.self_attn.q_proj`).
+pub trait Weights {
+    type Error;
+    /// A vector: norms.
+    fn vector(&mut self, module: &str) -> Result<Tensor<1>, Self::Error>;
+    /// A dense matrix: the embedding.
+    fn matrix(&mut self, module: &str) -> Result<Tensor<2>, Self::Error>;
+    /// A linear layer, dense or packed.
+    fn linear(&mut self, module: &str) -> Result<Linear, Self::Error>;
+}
+
+impl Llama {
+    /// Builds the model. `place` must be [`Place::Host`] only for CPU tensors without autodiff. `positions`: the
+    /// longest sequence it will see.
+    pub fn build<W: Weights>(
+        config: &LlamaConfig,
+        compute: ComputeDtype,
+        device: &Device,
+        place: Place,
+        positions: usize,
+        weights: &mut W,
+    ) -> Result<Self, W::Error> {
+        let layers =
+            (0..config.num_hidden_layers).map(|i| Layer::build(i, weights)).collect::<Result<Vec<_>, _>>()?;
+        let head = if config.tie_word_embeddings { None } else { Some(weights.linear("lm_head")?) };
+        Ok(Self {
+            embedding: weights.matrix("model.embed_tokens")?,
+            norm: weights.vector("model.norm")?,
+            rope: Rope::new(positions, config.head_dim, config.rope_theta, device),
+            config: config.clone(),
+            compute,
+            device: device.clone(),
+            place,
+            layers,
+            head,
+        })
+    }
+
+    /// Final hidden states `[batch · seq, hidden]` (after the last norm) of `tokens` `[batch, seq]`. With a cache,
+    /// the tokens follow the ones it holds, and it grows by them.
+    pub fn hidden(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<2> {
+        let [batch, seq] = tokens.dims();
+        let start = cache.as_ref().map_or(0, |c| c.len);
+        let mut x = self.embedding.clone().select(0, tokens.reshape([batch * seq]));
+        for (i, layer) in self.layers.iter().enumerate() {
+            let layer_cache = cache.as_mut().map(|c| &mut c.layers[i]);
+            x = self.layer(layer, x, [batch, seq], start, layer_cache);
+        }
+        if let Some(cache) = cache {
+            cache.len += seq;
+        }
+        self.normed(x, &self.norm)
+    }
+
+    /// Logits `[rows, vocabulary]` in f32 of hidden states `[rows, hidden]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        match &self.head {
+            None => hidden.matmul(self.embedding.clone().transpose()),
+            Some(head) => head.forward(hidden, self.compute, self.place),
+        }
+    }
+
+    fn layer(
+        &self,
+        layer: &Layer,
+        x: Tensor<2>,
+        shape: [usize; 2],
+        start: usize,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<2> {
+        let normed = self.normed(x.clone(), &layer.input_norm);
+        let attended = self.attention(layer, normed, shape, start, cache);
+        let x = self.round(x.add(attended));
+        let normed = self.normed(x.clone(), &layer.post_norm);
+        let gate = self.linear(&layer.gate, normed.clone());
+        let up = self.linear(&layer.up, normed);
+        let gated = self.round(ops::swiglu(gate, up, self.place));
+        self.round(x.add(self.linear(&layer.down, gated)))
+    }
+
+    fn attention(
+        &self,
+        layer: &Layer,
+        x: Tensor<2>,
+        [batch, seq]: [usize; 2],
+        start: usize,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<2> {
+        let (heads, kv, dim) =
+            (self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim);
+        let split = |t: Tensor<2>, heads: usize| t.reshape([batch, seq, heads, dim]).swap_dims(1, 2);
+        let q = self.rotate(split(self.linear(&layer.q, x.clone()), heads), start);
+        let k = self.rotate(split(self.linear(&layer.k, x.clone()), kv), start);
+        let v = split(self.linear(&layer.v, x), kv);
+        let (k, v) = match cache {
+            Some(cache) => cache.append(start, k, v),
+            None => (k, v),
+        };
+        let mixed = ops::attention(q, k, v).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
+        self.linear(&layer.o, self.round(mixed))
+    }
+
+    fn rotate(&self, x: Tensor<4>, start: usize) -> Tensor<4> {
+        self.round(self.rope.apply(x, start))
+    }
+
+    fn normed(&self, x: Tensor<2>, weight: &Tensor<1>) -> Tensor<2> {
+        self.round(ops::rms_norm(x, weight, self.config.rms_norm_eps, self.place))
+    }
+
+    fn linear(&self, linear: &Linear, x: Tensor<2>) -> Tensor<2> {
+        self.round(linear.forward(x, self.compute, self.place))
+    }
+
+    fn round<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.compute.round(x, self.place)
+    }
+}
+
+impl Layer {
+    fn build<W: Weights>(index: usize, weights: &mut W) -> Result<Self, W::Error> {
+        let at = |name: &str| format!("model.layers.{index}.{name}");
+        Ok(Self {
+            input_norm: weights.vector(&at("input_layernorm"))?,
+            q: weights.linear(&at("self_attn.q_proj"))?,
+            k: weights.linear(&at("self_attn.k_proj"))?,
+            v: weights.linear(&at("self_attn.v_proj"))?,
+            o: weights.linear(&at("self_attn.o_proj"))?,
+            post_norm: weights.vector(&at("post_attention_layernorm"))?,
+            gate: weights.linear(&at("mlp.gate_proj"))?,
+            up: weights.linear(&at("mlp.up_proj"))?,
+            down: weights.linear(&at("mlp.down_proj"))?,
+        })
+    }
+}

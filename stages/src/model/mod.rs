@@ -1,0 +1,19 @@
+//! The Llama forward pass on burn, for inference and (on an autodiff device) for training.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`compute`] | the compute dtype, and what rounding to it means on each device |
+//! | [`linear`] | dense and packed linear layers |
+//! | [`ops`] | RMS norm, rotary embedding, SwiGLU, attention |
+//! | [`llama`] | the model: weights in, hidden states and logits out |
+//! | [`cache`] | keys and values of past positions |
+//! | [`score`] | log-likelihoods of given continuations |
+//! | [`generate`] | greedy decoding |
+
+pub mod cache;
+pub mod compute;
+pub mod generate;
+pub mod linear;
+pub mod llama;
+pub mod ops;
+pub mod score;

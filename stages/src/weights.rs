@@ -1,0 +1,185 @@
+//! From a model artifact to a running [`Llama`]: blobs are mapped, dense tensors widened to f32 and rounded to the
+//! compute dtype, packed ones kept as they are.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use qpipe_cache::{Digest, Mapped, Store};
+use qpipe_codecs::{BlockSize, DoubleQuantized, FourBit};
+use qpipe_formats::{TensorFile, Tokenizer};
+use qpipe_sdk::{Artifact, StageError};
+
+use crate::artifact::{Encoding, ModelArtifact, Module, TensorRef};
+use crate::device::ComputeDevice;
+use crate::model::compute::ComputeDtype;
+use crate::model::linear::{BlobSlice, Linear, PackedCodes, PackedWeight};
+use crate::model::llama::{Llama, Weights};
+use crate::model::ops::Place;
+
+/// A model loaded onto a device, and its tokenizer.
+pub struct LoadedModel {
+    pub artifact: ModelArtifact,
+    pub llama: Llama,
+    pub tokenizer: Tokenizer,
+}
+
+/// Loads the model behind an artifact. `positions`: the longest sequence it will run.
+pub fn load_model(
+    store: &Store,
+    artifact: &Artifact,
+    device: ComputeDevice,
+    positions: usize,
+) -> Result<LoadedModel, StageError> {
+    let model = ModelArtifact::read(store, artifact)?;
+    let tokenizer = Tokenizer::from_json_bytes(&store.read(&model.tokenizer)?).map_err(StageError::config)?;
+    check_vocabulary(&model, &tokenizer)?;
+    let place = if device == ComputeDevice::Cpu { Place::Host } else { Place::Device };
+    let device = device.device();
+    let mut reader = Reader { blobs: BlobReader::new(store), model: &model, device: device.clone() };
+    let llama = Llama::build(&model.config, model.compute_dtype, &device, place, positions, &mut reader)?;
+    Ok(LoadedModel { artifact: model, llama, tokenizer })
+}
+
+fn check_vocabulary(model: &ModelArtifact, tokenizer: &Tokenizer) -> Result<(), StageError> {
+    let (tokens, rows) = (tokenizer.vocab_size(), model.config.vocab_size);
+    if tokens <= rows {
+        return Ok(());
+    }
+    Err(StageError::config(format!(
+        "the tokenizer has {tokens} tokens, the model's embedding only {rows} rows"
+    )))
+}
+
+/// Maps safetensors blobs, each once; threads may share it.
+pub struct BlobReader<'a> {
+    store: &'a Store,
+    files: Mutex<HashMap<Digest, Arc<TensorFile<Mapped>>>>,
+}
+
+impl<'a> BlobReader<'a> {
+    pub fn new(store: &'a Store) -> Self {
+        Self { store, files: Mutex::default() }
+    }
+
+    fn file(&self, blob: &Digest) -> Result<Arc<TensorFile<Mapped>>, StageError> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get(blob) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(TensorFile::parse(self.store.map(blob)?).map_err(StageError::config)?);
+        files.insert(*blob, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// The bytes of a tensor; its dtype and shape are those the reference promises.
+    pub fn bytes(&self, tensor: &TensorRef) -> Result<BlobSlice, StageError> {
+        let file = self.file(&tensor.blob)?;
+        let view = file.get(&tensor.name).map_err(StageError::config)?;
+        if view.dtype != tensor.dtype || view.shape != tensor.shape {
+            let message = format!("tensor `{}` is not what the model artifact says it is", tensor.name);
+            return Err(StageError::Config(message));
+        }
+        let start = file.offset(&tensor.name).map_err(StageError::config)?;
+        Ok(BlobSlice { range: start..start + view.bytes.len(), map: file.owner().clone() })
+    }
+
+    /// The values of a floating-point tensor, widened to f32.
+    pub fn values(&self, tensor: &TensorRef) -> Result<Vec<f32>, StageError> {
+        let bytes = self.bytes(tensor)?;
+        let view =
+            qpipe_formats::TensorView { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes: &bytes };
+        Ok(qpipe_formats::to_f32(&view))
+    }
+}
+
+struct Reader<'a> {
+    blobs: BlobReader<'a>,
+    model: &'a ModelArtifact,
+    device: Device,
+}
+
+impl Reader<'_> {
+    fn module(&self, name: &str) -> Result<&Module, StageError> {
+        let missing = || StageError::config(format!("the model artifact lacks module `{name}`"));
+        self.model.modules.get(name).ok_or_else(missing)
+    }
+
+    fn dense<const D: usize>(&mut self, name: &str) -> Result<Tensor<D>, StageError> {
+        let module = self.module(name)?.clone();
+        if module.encoding != Encoding::Dense || module.shape.len() != D {
+            return Err(StageError::config(format!("module `{name}` is not a dense tensor of rank {D}")));
+        }
+        let mut values = self.blobs.values(module.part("weight")?)?;
+        qpipe_codecs::round_slice(&mut values, self.model.compute_dtype.rounding());
+        Ok(Tensor::from_data(TensorData::new(values, module.shape), &self.device))
+    }
+}
+
+impl Weights for Reader<'_> {
+    type Error = StageError;
+
+    fn vector(&mut self, module: &str) -> Result<Tensor<1>, StageError> {
+        self.dense(module)
+    }
+
+    fn matrix(&mut self, module: &str) -> Result<Tensor<2>, StageError> {
+        self.dense(module)
+    }
+
+    fn linear(&mut self, name: &str) -> Result<Linear, StageError> {
+        let module = self.module(name)?.clone();
+        if module.encoding == Encoding::Dense {
+            return self.dense(name).map(Linear::Dense);
+        }
+        packed(&self.blobs, name, &module).map(|weight| Linear::Packed(weight.into()))
+    }
+}
+
+/// A quantized module's weight, its bytes mapped.
+pub fn packed(blobs: &BlobReader<'_>, name: &str, module: &Module) -> Result<PackedWeight, StageError> {
+    let &[out, inner] = module.shape.as_slice() else {
+        return Err(StageError::config(format!("module `{name}` is not a matrix")));
+    };
+    let codes = match module.encoding {
+        Encoding::Dense => return Err(StageError::config(format!("module `{name}` is not quantized"))),
+        Encoding::Nf4 { block, double_quant } => four(blobs, module, FourBit::Nf4, block, double_quant)?,
+        Encoding::Fp4 { block, double_quant } => four(blobs, module, FourBit::Fp4, block, double_quant)?,
+        Encoding::Int8 => PackedCodes::Int8 {
+            codes: blobs.bytes(module.part("codes")?)?,
+            scb: blobs.values(module.part("scb")?)?,
+        },
+    };
+    let weight = PackedWeight { out, inner, codes };
+    weight.check().map_err(|what| StageError::config(format!("module `{name}`: {what}")))?;
+    Ok(weight)
+}
+
+fn four(
+    blobs: &BlobReader<'_>,
+    module: &Module,
+    kind: FourBit,
+    block: u32,
+    double_quant: bool,
+) -> Result<PackedCodes, StageError> {
+    let block = BlockSize::try_from(block).map_err(StageError::config)?;
+    let absmax = if double_quant { nested(blobs, module)? } else { blobs.values(module.part("absmax")?)? };
+    Ok(PackedCodes::Four { kind, block, packed: blobs.bytes(module.part("codes")?)?, absmax })
+}
+
+fn nested(blobs: &BlobReader<'_>, module: &Module) -> Result<Vec<f32>, StageError> {
+    let offset = blobs.values(module.part("absmax_offset")?)?;
+    let [offset] = offset[..] else {
+        return Err(StageError::config("`absmax_offset` is not one number"));
+    };
+    Ok(qpipe_codecs::double_dequantize(&DoubleQuantized {
+        codes: blobs.bytes(module.part("absmax_codes")?)?.to_vec(),
+        offset,
+        nested_absmax: blobs.values(module.part("nested_absmax")?)?,
+    }))
+}
+
+/// The compute dtype that a stage's parameter names, or another default.
+pub fn compute_dtype(name: Option<&str>, default: ComputeDtype) -> ComputeDtype {
+    name.and_then(ComputeDtype::parse).unwrap_or(default)
+}
