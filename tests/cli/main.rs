@@ -1,0 +1,10 @@
+//! The real program on the real stages: what a user does in a terminal.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; these helpers stand outside its functions"
+)]
+
+mod pipelines;
+mod program;
+mod resume;

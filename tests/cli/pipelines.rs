@@ -1,0 +1,21 @@
+//! The shipped pipelines.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+fn shipped() -> Vec<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|e| e == "kdl")).collect()
+}
+
+#[test]
+fn every_shipped_pipeline_is_a_valid_study() {
+    let pipelines = shipped();
+    assert!(pipelines.len() >= 2);
+    for path in pipelines {
+        let output = Command::new(env!("CARGO_BIN_EXE_qpipe")).arg("check").arg(&path).output().unwrap();
+        assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+    }
+}

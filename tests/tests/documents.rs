@@ -1,0 +1,55 @@
+//! Every KDL block in any document is a manifest that the program accepts.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; these helpers stand outside its functions"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qpipe_engine::manifest::{LoadOptions, load_study};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !name.starts_with('.') && name != "target" {
+            documents(&path, found);
+        } else if path.extension().is_some_and(|e| e == "md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The fenced `kdl` blocks of a document.
+fn blocks(text: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("```kdl\n") {
+        let Some((block, after)) = after.split_once("```") else { break };
+        all.push(block.to_owned());
+        rest = after;
+    }
+    all
+}
+
+#[test]
+fn kdl_blocks_of_the_documents_are_valid_manifests() {
+    let mut paths = Vec::new();
+    documents(&root(), &mut paths);
+    let registry = qpipe_stages::registry();
+    let mut checked = 0;
+    for path in paths {
+        for block in blocks(&fs::read_to_string(&path).unwrap()) {
+            let result = load_study(&path, &block, &LoadOptions::default(), &registry);
+            assert!(result.is_ok(), "{}: {:?}\n{block}", path.display(), result.err());
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "no document shows a manifest");
+}
