@@ -49,8 +49,7 @@ fn plan_names_the_changed_field_and_its_place() {
     project.ok(&["run", "study.kdl"]);
     project.edit("compute-dtype f32", "compute-dtype f16");
     let plan = project.ok(&["plan", "study.kdl"]);
-    assert!(plan.contains("`compute-dtype` changed from `f32` to `f16`"), "{plan}");
-    assert!(plan.contains("study.kdl:9:"), "{plan}");
+    assert!(plan.contains("`weights.compute-dtype` changed from `f32` to `f16` (study.kdl:9:19)"), "{plan}");
 }
 
 /// Units of work that a run's events tell of, `(done now, found in the cache)`.
