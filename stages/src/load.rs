@@ -171,7 +171,9 @@ fn from_safetensors(ctx: &Context<'_>, dtype: Option<DType>) -> Result<Loaded, S
         ctx.progress(done.fetch_add(1, Ordering::SeqCst) + 1, expected.len(), "tensors");
         Ok((module_name(tensor).to_owned(), dense(shape, weight)))
     })?;
-    Ok((config, ctx.source("tokenizer.json")?, modules.into_iter().collect()))
+    let tokenizer = ctx.sources.get("tokenizer.json").copied();
+    let tokenizer = tokenizer.ok_or_else(|| StageError::config("the checkpoint has no `tokenizer.json`"))?;
+    Ok((config, tokenizer, modules.into_iter().collect()))
 }
 
 fn shards(ctx: &Context<'_>) -> Result<Vec<(Digest, TensorFile<Mapped>)>, StageError> {

@@ -113,3 +113,21 @@ fn every_stored_byte_is_counted() {
     let bytes = outcome.metrics.iter().find(|m| m.name == "bytes").unwrap().value;
     assert_eq!(bytes as usize, layers * packed + dense);
 }
+
+#[test]
+fn a_checkpoint_without_a_tokenizer_is_refused_by_name() {
+    let lab = Lab::new();
+    let path = crate::golden("tiny/base-bf16");
+    let error = lab.run(&Load::default(), &[("from.path", Value::File(path))], &[]).unwrap_err();
+    assert_eq!(error.class(), qpipe_sdk::ErrorClass::Config);
+    assert!(error.to_string().contains("tokenizer.json"), "{error}");
+}
+
+#[test]
+fn a_folder_is_loaded_like_the_embedded_model() {
+    let lab = Lab::new();
+    let folder = crate::golden("../../pipelines/tiny");
+    let params = [("from.path", Value::File(folder)), ("compute-dtype", text("f32"))];
+    let from_folder = lab.run(&Load::default(), &params, &[]).unwrap().artifact;
+    assert_eq!(from_folder.digest, tiny(&lab).digest);
+}
