@@ -60,7 +60,7 @@ fn schema() -> Schema {
         int("repeat", 5, "Measurements of each figure."),
         int("warmup", 1, "Runs before them that do not count."),
         NodeSpec::value(
-            ParamSpec::new("exclusive", ParamType::Bool, "Let nothing else run on the device meanwhile.")
+            ParamSpec::new("exclusive", ParamType::Bool, "Let nothing else run meanwhile: true of a run with one job, the default; more jobs do not yet wait.")
                 .default(Value::Bool(true))
                 .location(),
         ),

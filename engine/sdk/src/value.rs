@@ -70,8 +70,8 @@ impl fmt::Display for Value {
 }
 
 /// Parameters of one stage by dotted path. After [`crate::Schema::effective`] every applicable parameter is
-/// present and no inapplicable one is, so the typed getters below panic only on a stage that asks for a
-/// parameter it did not declare with a default: a bug of the stage.
+/// present and no inapplicable one is. The typed getters give `None` for a parameter that is absent or of another
+/// type.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Params(pub BTreeMap<String, Value>);

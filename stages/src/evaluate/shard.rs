@@ -1,5 +1,5 @@
-//! A shard: the unit of work of an evaluation. Its key is the model, the token ids asked for, and the numerics
-//! class; never a limit or a position in the data.
+//! A shard: the unit of work of an evaluation. Its key is the model, the token ids asked for, where the shard begins
+//! (its log numbers the items), and the numerics class; never a limit, so a raised one scores only new shards.
 
 use qpipe_cache::{Digest, KeyDoc};
 use qpipe_sdk::{StageError, UnitOutput};
