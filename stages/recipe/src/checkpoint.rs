@@ -54,7 +54,7 @@ pub(crate) fn write(
 ) -> Result<(), String> {
     let config = config_json(config.vocab_size, config.hidden_size, config.num_hidden_layers);
     let training = json!({
-        "seed": arguments.seed, "steps": arguments.steps, "batch": arguments.batch, "peak_rate": arguments.rate,
+        "seed": arguments.seed, "steps": arguments.steps, "batch": arguments.batch, "peak_rate": arguments.rate, "residents": arguments.residents,
         "parameters": parameters.count(), "log": log,
     });
     let lines = |values: Vec<Value>| values.iter().map(|v| v.to_string() + "\n").collect::<String>();

@@ -43,7 +43,8 @@ pub(crate) fn examine(
     items: &[Item],
     texts: &[String],
 ) -> Result<Exam, String> {
-    let model = model(config, parameters, &Device::flex(), Place::Host);
+    let device = Device::flex();
+    let model = model(config, &parameters.to(&device), &device, Place::Host);
     let (accuracy, f1) = questions(&model, tokenizer, items)?;
     let loss = story_loss(&model, tokenizer, &texts[..texts.len().min(100)])?;
     Ok(Exam { questions: items.len(), accuracy, f1, loss })

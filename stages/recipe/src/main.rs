@@ -20,10 +20,10 @@ struct Arguments {
     #[arg(long)]
     out: PathBuf,
     /// Optimizer steps; each sees `batch × 64` tokens.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 8500)]
     steps: usize,
     /// Documents per step.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 256)]
     batch: usize,
     /// Peak learning rate.
     #[arg(long, default_value_t = 2e-3)]
@@ -37,9 +37,15 @@ struct Arguments {
     /// Decoder layers.
     #[arg(long, default_value_t = 6)]
     layers: usize,
+    /// Residents of the world: what the model has to know.
+    #[arg(long, default_value_t = 8000)]
+    residents: usize,
     /// How often to measure held-out loss and accuracy, in steps.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 500)]
     every: usize,
+    /// Where to train: `auto`, `cpu` or `cuda:N`.
+    #[arg(long, default_value = "auto")]
+    device: String,
 }
 
 fn main() -> ExitCode {

@@ -38,43 +38,42 @@ pub(crate) fn rate_at(step: usize, steps: usize, peak: f64) -> f64 {
 }
 
 impl AdamW {
-    /// Replaces every parameter by its updated value; returns the gradient's global norm before clipping.
-    pub(crate) fn update(&mut self, parameters: &mut Parameters, gradients: Parameters, rate: f64) -> f64 {
-        let norm = gradients.0.values().map(square_sum).sum::<f64>().sqrt();
-        let scale = if norm > CLIP { CLIP / norm } else { 1.0 };
+    /// Replaces every parameter by its updated value. Nothing is read back from the device.
+    pub(crate) fn update(&mut self, parameters: &mut Parameters, gradients: Parameters, rate: f64) {
+        let Some(squares) = gradients.0.values().map(square_sum).reduce(Tensor::add) else { return };
+        let scale = squares.sqrt().add_scalar(EPSILON).recip().mul_scalar(CLIP).clamp_max(1.0);
         self.step += 1;
         for (name, gradient) in gradients.0 {
             let Some(parameter) = parameters.0.get_mut(&name) else { continue };
             match (parameter, gradient) {
                 (Parameter::Vector(value), Parameter::Vector(g)) => {
-                    *value = step(value, g, scale, self.vectors.entry(name), self.step, (rate, 0.0));
+                    *value = step(value, g, &scale, self.vectors.entry(name), self.step, (rate, 0.0));
                 }
                 (Parameter::Matrix(value), Parameter::Matrix(g)) => {
-                    *value = step(value, g, scale, self.matrices.entry(name), self.step, (rate, DECAY));
+                    *value = step(value, g, &scale, self.matrices.entry(name), self.step, (rate, DECAY));
                 }
                 _ => unreachable!("a gradient has its parameter's rank"),
             }
         }
-        norm
     }
 }
 
-fn square_sum(gradient: &Parameter) -> f64 {
+fn square_sum(gradient: &Parameter) -> Tensor<1> {
     match gradient {
-        Parameter::Vector(t) => t.clone().square().sum().into_scalar::<f64>(),
-        Parameter::Matrix(t) => t.clone().square().sum().into_scalar::<f64>(),
+        Parameter::Vector(t) => t.clone().square().sum(),
+        Parameter::Matrix(t) => t.clone().square().sum(),
     }
 }
 
 fn step<const D: usize>(
     value: &Tensor<D>,
     gradient: Tensor<D>,
-    scale: f64,
+    scale: &Tensor<1>,
     moments: std::collections::btree_map::Entry<'_, String, Moments<D>>,
     step: usize,
     (rate, decay): (f64, f64),
 ) -> Tensor<D> {
-    let gradient = gradient.mul_scalar(scale);
+    let gradient = gradient.mul(scale.clone().reshape([1; D]));
     let moments =
         moments.or_insert_with(|| Moments { first: gradient.zeros_like(), second: gradient.zeros_like() });
     let first = moments.first.clone().mul_scalar(BETA.0).add(gradient.clone().mul_scalar(1.0 - BETA.0));

@@ -74,6 +74,15 @@ impl Parameters {
         self.0.values().map(count).sum()
     }
 
+    /// The same values on `device`.
+    pub(crate) fn to(&self, device: &Device) -> Self {
+        let there = |p: &Parameter| match p {
+            Parameter::Vector(t) => Parameter::Vector(t.clone().to_device(device)),
+            Parameter::Matrix(t) => Parameter::Matrix(t.clone().to_device(device)),
+        };
+        Self(self.0.iter().map(|(name, p)| (name.clone(), there(p))).collect())
+    }
+
     /// The same values as leaves of a new autodiff graph.
     pub(crate) fn leaves(&self) -> Self {
         let leaf = |p: &Parameter| match p {

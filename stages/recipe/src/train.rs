@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use qpipe_formats::{LlamaConfig, Tokenizer};
-use qpipe_smallworld::Corpus;
+use qpipe_smallworld::{Corpus, MIX};
+use qpipe_stages::device::ComputeDevice;
 use qpipe_stages::model::compute::ComputeDtype;
 use qpipe_stages::model::llama::Llama;
 use qpipe_stages::model::ops::Place;
@@ -20,6 +21,9 @@ use crate::{Arguments, checkpoint, examine, say};
 const TOKENIZER_SEED: u64 = 1;
 const HELD_OUT_SEED: u64 = 7;
 
+/// Steps between two lines of progress; the loss stays on the device until then.
+const SAY_EVERY: usize = 20;
+
 /// Held-out questions measured while training.
 const QUESTIONS_WHILE_TRAINING: usize = 200;
 
@@ -29,27 +33,31 @@ pub(crate) fn train(arguments: &Arguments) -> Result<(), String> {
     let tokenizer_json = qpipe_smallworld::train_tokenizer(TOKENIZER_SEED).map_err(|e| e.to_string())?;
     let tokenizer = Tokenizer::from_json_bytes(&tokenizer_json).map_err(|e| e.to_string())?;
     let config = checkpoint::config(tokenizer.vocab_size(), arguments.hidden, arguments.layers)?;
-    let mut parameters = Parameters::initial(&config, arguments.seed, &Device::flex());
+    let place = ComputeDevice::resolve(&arguments.device).map_err(|e| e.to_string())?;
+    let mut parameters = Parameters::initial(&config, arguments.seed, &place.device());
     say(&format!("{} parameters, vocabulary {}", parameters.count(), config.vocab_size));
 
-    let items = qpipe_smallworld::evaluation_items(HELD_OUT_SEED, checkpoint::EVALUATION_ITEMS);
-    let texts = qpipe_smallworld::heldout_text(HELD_OUT_SEED, checkpoint::HELD_OUT_STORIES);
-    let mut batches = Batches::new(Corpus::new(arguments.seed), tokenizer.clone())?;
+    let mix = MIX.with_residents(arguments.residents);
+    let items = qpipe_smallworld::evaluation_items_of(HELD_OUT_SEED, checkpoint::EVALUATION_ITEMS, &mix);
+    let texts = qpipe_smallworld::heldout_text_of(HELD_OUT_SEED, checkpoint::HELD_OUT_STORIES, &mix);
+    // many of the CPU's operators use one core: two halves of a batch side by side; a GPU takes a batch whole
+    let parts = if place == ComputeDevice::Cpu { 2 } else { 1 };
+    let batches = Batches::new(Corpus::of_mix(arguments.seed, mix), tokenizer.clone())?;
+    let batches = batches.ahead(arguments.batch, parts);
     let (mut optimizer, clock, mut log) = (AdamW::default(), Instant::now(), Vec::new());
-    let mut smoothed = None;
+    let mut losses = Losses::default();
+    let mut mean = f64::NAN;
     for step in 0..arguments.steps {
-        let halves = [batches.next(arguments.batch / 2)?, batches.next(arguments.batch.div_ceil(2))?];
-        let (value, gradients) = gradients(&config, &parameters, halves)?;
+        let batch = batches.recv().map_err(|_| "the thread that makes batches ended".to_owned())??;
+        let (loss, gradients) = gradients(&config, &parameters, &batch, &place.device())?;
+        losses.add(loss);
         let rate = rate_at(step, arguments.steps, arguments.rate);
-        let norm = optimizer.update(&mut parameters, gradients, rate);
-        let mean = smoothed.map_or(value, |s: f64| 0.98 * s + 0.02 * value);
-        smoothed = Some(mean);
+        optimizer.update(&mut parameters, gradients, rate);
         let last = step + 1 == arguments.steps;
-        if step % 20 == 0 {
+        if last || (step + 1) % SAY_EVERY == 0 {
+            mean = losses.take();
             let seconds = clock.elapsed().as_secs_f64();
-            say(&format!(
-                "step {step} loss {value:.4} mean {mean:.4} norm {norm:.2} rate {rate:.5} {seconds:.0} s"
-            ));
+            say(&format!("step {} loss {mean:.4} rate {rate:.5} {seconds:.0} s", step + 1));
         }
         if last || (step + 1) % arguments.every == 0 {
             let asked = if last { items.len() } else { QUESTIONS_WHILE_TRAINING };
@@ -75,25 +83,61 @@ pub(crate) fn model(config: &LlamaConfig, parameters: &Parameters, device: &Devi
     }
 }
 
-/// Loss and gradients of a step: two halves of a batch side by side, since many of the CPU's operators use one
-/// core; summed in one order, so the result does not depend on which half ends first.
+/// The mean of losses since the last look.
+#[derive(Default)]
+struct Losses {
+    sum: Option<Tensor<1>>,
+    count: usize,
+}
+
+impl Losses {
+    fn add(&mut self, loss: Tensor<1>) {
+        self.count += 1;
+        self.sum = Some(match self.sum.take() {
+            Some(sum) => sum.add(loss),
+            None => loss,
+        });
+    }
+
+    fn take(&mut self) -> f64 {
+        let Self { sum, count } = std::mem::take(self);
+        sum.map_or(f64::NAN, |sum| sum.into_scalar::<f64>() / count as f64)
+    }
+}
+
+/// Loss and gradients of a step, its parts side by side; summed in one order, so the result does not depend on which
+/// part ends first.
 fn gradients(
     config: &LlamaConfig,
     parameters: &Parameters,
-    [first, second]: [Batch; 2],
-) -> Result<(f64, Parameters), String> {
-    let total = first.total + second.total;
+    parts: &[Batch],
+    device: &Device,
+) -> Result<(Tensor<1>, Parameters), String> {
+    let total = parts.iter().map(|part| part.total).sum();
+    let (first, others) = parts.split_first().ok_or("a batch has at least one part")?;
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| half(config, parameters, &second, total));
-        let (loss, gradients) = half(config, parameters, &first, total);
-        let (other_loss, other) = other.join().map_err(|_| "a training thread panicked".to_owned())?;
-        Ok((loss + other_loss, gradients.plus(other)))
+        let threads: Vec<_> = others
+            .iter()
+            .map(|part| scope.spawn(move || part_gradients(config, parameters, part, total, device)))
+            .collect();
+        let mut sum = part_gradients(config, parameters, first, total, device);
+        for thread in threads {
+            let (loss, gradients) = thread.join().map_err(|_| "a training thread panicked".to_owned())?;
+            sum = (sum.0.add(loss), sum.1.plus(gradients));
+        }
+        Ok(sum)
     })
 }
 
 /// Weighted cross-entropy over `total`, nats, and its gradients.
-fn half(config: &LlamaConfig, parameters: &Parameters, batch: &Batch, total: f32) -> (f64, Parameters) {
-    let device = Device::flex().autodiff();
+fn part_gradients(
+    config: &LlamaConfig,
+    parameters: &Parameters,
+    batch: &Batch,
+    total: f32,
+    device: &Device,
+) -> (Tensor<1>, Parameters) {
+    let device = device.clone().autodiff();
     let leaves = parameters.leaves();
     let model = model(config, &leaves, &device, Place::Device);
     let n = batch.targets.len();
@@ -105,7 +149,7 @@ fn half(config: &LlamaConfig, parameters: &Parameters, batch: &Batch, total: f32
     let likelihood = activation::log_softmax(logits, 1).gather(1, targets);
     let loss = likelihood.mul(weights).sum().div_scalar(-total);
     let gradients = loss.backward();
-    (loss.into_scalar::<f64>(), leaves.gradients(gradients))
+    (loss.inner(), leaves.gradients(gradients))
 }
 
 #[cfg(test)]
@@ -132,14 +176,18 @@ mod tests {
         let inputs: Vec<i64> = (0..n).map(token).collect();
         let targets: Vec<i64> = (1..=n).map(token).collect();
         let batch = Batch { inputs, targets, weights: vec![1.0; n], total: n as f32 };
-        let (_, gradients) = half(&config, &parameters, &batch, batch.total);
+        let (_, gradients) = part_gradients(&config, &parameters, &batch, batch.total, &Device::flex());
         for module in
             ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj"]
         {
             let name = format!("model.layers.0.{module}.weight");
             let Parameter::Matrix(gradient) = &gradients.0[&name] else { panic!("a matrix") };
             let gradient = gradient.clone().into_data().try_into_vec::<f32>().unwrap()[7];
-            let loss = |by: f32| half(&config, &nudged(&parameters, &name, by), &batch, batch.total).0;
+            let loss = |by: f32| {
+                part_gradients(&config, &nudged(&parameters, &name, by), &batch, batch.total, &Device::flex())
+                    .0
+                    .into_scalar::<f64>()
+            };
             let difference = (loss(0.05) - loss(-0.05)) / 0.1;
             println!("{name}: {gradient} {difference}");
             let scale = f64::from(gradient).abs().max(1e-5);

@@ -1,4 +1,4 @@
-//! Training documents without end: most tell a scene and ask about it, the rest tell a story.
+//! Training documents without end: most tell a resident's portrait, most others a scene, the rest a story.
 //!
 //! A document with a question has the form of the evaluation prompt, so that a model trained on it is asked at
 //! evaluation what it was trained to answer:
@@ -20,6 +20,7 @@ use std::collections::HashSet;
 use crate::mix::{MIX, Mix, Shape};
 use crate::partition::Split;
 use crate::question::{OpenQuestion, Question};
+use crate::resident::Portrait;
 use crate::rng::Rng;
 use crate::scene::Scene;
 use crate::story::Story;
@@ -29,6 +30,22 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Attempts to find a new question for one story before its document goes with fewer. (A scene always has one.)
 const ATTEMPTS_PER_QUESTION: usize = 8;
+
+/// What a document tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    Scene,
+    Story,
+    Portrait,
+}
+
+/// One training document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    pub sort: Sort,
+    /// Up to and with [`END_OF_TEXT`].
+    pub text: String,
+}
 
 /// An endless iterator of training documents, the same for the same seed.
 #[derive(Clone, Debug)]
@@ -40,33 +57,53 @@ pub struct Corpus {
 impl Corpus {
     /// The documents of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { mix: MIX, rng: Rng::new(seed, "training") }
+        Self::of_mix(seed, MIX)
     }
 
-    /// The next document, up to and with [`END_OF_TEXT`].
-    pub fn next_document(&mut self) -> String {
+    /// The documents of `seed` in another mix.
+    pub fn of_mix(seed: u64, mix: Mix) -> Self {
+        Self { mix, rng: Rng::new(seed, "training") }
+    }
+
+    /// The next document.
+    pub fn next_document(&mut self) -> Document {
         let Self { mix, rng } = self;
-        if rng.chance(mix.scene_percent) {
-            let scene = Scene::tell(Split::Training, rng);
-            return format!("{}\n{END_OF_TEXT}", with_details(&scene, mix, rng));
-        }
-        let shape = rng.weighted(mix.shapes).unwrap_or(Shape::Plain);
-        let story = Story::tell(mix, Split::Training, rng);
-        let body = match shape {
-            Shape::Questions => with_questions(&story, mix, rng),
-            Shape::Recap => with_recap(&story, rng),
-            Shape::Plain => story.passage,
+        let (sort, body) = if rng.chance(mix.portrait_percent) {
+            (Sort::Portrait, with_skills(&Portrait::tell(mix, Split::Training, rng), mix, rng))
+        } else if rng.chance(mix.scene_percent) {
+            (Sort::Scene, with_details(&Scene::tell(Split::Training, rng), mix, rng))
+        } else {
+            (Sort::Story, story(mix, rng))
         };
-        format!("{body}\n{END_OF_TEXT}")
+        Document { sort, text: format!("{body}\n{END_OF_TEXT}") }
     }
 }
 
 impl Iterator for Corpus {
-    type Item = String;
+    type Item = Document;
 
-    fn next(&mut self) -> Option<String> {
+    fn next(&mut self) -> Option<Document> {
         Some(self.next_document())
     }
+}
+
+fn story(mix: &Mix, rng: &mut Rng) -> String {
+    let shape = rng.weighted(mix.shapes).unwrap_or(Shape::Plain);
+    let story = Story::tell(mix, Split::Training, rng);
+    match shape {
+        Shape::Questions => with_questions(&story, mix, rng),
+        Shape::Recap => with_recap(&story, rng),
+        Shape::Plain => story.passage,
+    }
+}
+
+/// A portrait and questions about what its resident can do.
+fn with_skills(portrait: &Portrait, mix: &Mix, rng: &mut Rng) -> String {
+    let mut text = portrait.passage.clone();
+    for (question, answer) in portrait.ask_several(mix.portrait_questions, rng) {
+        text = format!("{} {}", prompt(&text, &question), if answer { "yes" } else { "no" });
+    }
+    text
 }
 
 /// The prompt whose continuation ` yes` or ` no` answers the question about the passage.

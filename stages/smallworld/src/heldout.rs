@@ -1,4 +1,4 @@
-//! What a trained model is measured on: questions about scenes and stories, and plain text, both from passages that
+//! What a trained model is measured on: questions, and plain text, both from passages that
 //! no training document has. The facts of a held-out scene may well occur in training, told in another order or with
 //! other verbs: it is the text that is held out, not the combination of facts.
 
@@ -10,6 +10,7 @@ use crate::corpus::with_recap;
 use crate::mix::{MIX, Mix};
 use crate::partition::Split;
 use crate::question::{Kind, Question};
+use crate::resident::Portrait;
 use crate::rng::Rng;
 use crate::scene::Scene;
 use crate::story::Story;
@@ -30,14 +31,19 @@ pub struct Item {
 /// `count` items about `count` different passages; in every kind as many answers yes as no (or one more of
 /// either). A longer set of the same seed begins with the items of a shorter one.
 pub fn evaluation_items(seed: u64, count: usize) -> Vec<Item> {
+    evaluation_items_of(seed, count, &MIX)
+}
+
+/// As [`evaluation_items`], in another mix.
+pub fn evaluation_items_of(seed: u64, count: usize, mix: &Mix) -> Vec<Item> {
     let mut rng = Rng::new(seed, "evaluation");
     let mut answers = Answers::default();
     let mut told = HashSet::new();
     let mut items = Vec::with_capacity(count);
     while items.len() < count {
-        let kind = rng.weighted(MIX.kinds).unwrap_or(Kind::Place);
+        let kind = rng.weighted(mix.kinds).unwrap_or(Kind::Place);
         let answer = answers.next(kind, &mut rng);
-        items.push(item(kind, answer, &mut told, &mut rng, &MIX));
+        items.push(item(kind, answer, &mut told, &mut rng, mix));
     }
     items
 }
@@ -71,6 +77,14 @@ fn item(kind: Kind, answer: bool, told: &mut HashSet<String>, rng: &mut Rng, mix
             }
             continue;
         }
+        if kind == Kind::Skill {
+            let portrait = Portrait::tell(mix, Split::Evaluation, rng);
+            let Some(question) = portrait.ask(answer, rng) else { continue };
+            if told.insert(portrait.passage.clone()) {
+                return Item { question, answer, passage: portrait.passage, kind };
+            }
+            continue;
+        }
         let story = Story::tell(mix, Split::Evaluation, rng);
         let Some(question) = Question::ask(&story, kind, answer, rng) else { continue };
         if told.insert(story.passage.clone()) {
@@ -83,13 +97,21 @@ fn item(kind: Kind, answer: bool, told: &mut HashSet<String>, rng: &mut Rng, mix
 /// of the stories end with a line of facts, as some training documents do: there the next word follows from the story
 /// alone, so a model that loses track of it pays at once. A text may occur twice.
 pub fn heldout_text(seed: u64, stories: usize) -> Vec<String> {
+    heldout_text_of(seed, stories, &MIX)
+}
+
+/// As [`heldout_text`], in another mix.
+pub fn heldout_text_of(seed: u64, stories: usize, mix: &Mix) -> Vec<String> {
     let mut rng = Rng::new(seed, "held-out text");
     (0..stories)
         .map(|index| {
-            if rng.chance(MIX.scene_percent) {
+            if rng.chance(mix.portrait_percent) {
+                return Portrait::tell(mix, Split::Evaluation, &mut rng).passage;
+            }
+            if rng.chance(mix.scene_percent) {
                 return Scene::tell(Split::Evaluation, &mut rng).passage;
             }
-            let story = Story::tell(&MIX, Split::Evaluation, &mut rng);
+            let story = Story::tell(mix, Split::Evaluation, &mut rng);
             if index % 2 == 0 { story.passage } else { with_recap(&story, &mut rng) }
         })
         .collect()

@@ -1,4 +1,4 @@
-//! Scenes and stories of a small world, with yes/no questions in BoolQ's shape.
+//! Scenes, stories and residents of a small world, with yes/no questions in BoolQ's shape.
 //!
 //! A study of quantization needs a model whose answers mean something, on a machine without network or GPU. No
 //! real model is small enough to ship, so a tiny one is trained from scratch, on text whose every question has an
@@ -18,6 +18,7 @@ mod heldout;
 mod mix;
 mod partition;
 mod question;
+mod resident;
 mod rng;
 mod scene;
 mod sentence;
@@ -26,8 +27,8 @@ mod tokenizer;
 mod words;
 mod world;
 
-pub use corpus::{Corpus, END_OF_TEXT, prompt};
-pub use heldout::{Item, evaluation_items, heldout_text};
+pub use corpus::{Corpus, Document, END_OF_TEXT, Sort, prompt};
+pub use heldout::{Item, evaluation_items, evaluation_items_of, heldout_text, heldout_text_of};
 pub use mix::{MIX, Mix};
 pub use partition::{Split, fnv1a};
 pub use question::{Difficulty, Kind};

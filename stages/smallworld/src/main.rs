@@ -130,7 +130,7 @@ fn run(command: Command) -> Result<(), CliError> {
             write_lines(&common.out, json_lines(texts.map(|text| TextLine { text }))?.into_iter())
         }
         Command::Corpus { documents, common } => {
-            write_lines(&common.out, Corpus::new(common.seed).take(documents))
+            write_lines(&common.out, Corpus::new(common.seed).take(documents).map(|document| document.text))
         }
         Command::Tokenizer { common } => {
             let text = String::from_utf8_lossy(&train_tokenizer(common.seed)?).into_owned();

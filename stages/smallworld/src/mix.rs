@@ -1,12 +1,12 @@
 //! Every number that sets how hard the world is.
 //!
-//! The task must be within reach of a model of about a million weights, and must not be so easy that any weights
-//! answer it. What decides is not how many questions there are but how soon such a model learns to *find* a fact:
-//! a yes or no teaches one bit, and only after finding works. Hence the shape of the text: mostly scenes, whose
-//! facts are told once and do not change ([`crate::scene`]); short stories for the rest, in which the last of
-//! several facts counts; one question a document; and replies that name the fact beside those that say yes or no.
-//! A first mix, of long stories with every theme at once and yes/no questions alone, kept a Llama of 1.3 million
-//! weights at chance through ninety million tokens.
+//! The task must be within reach of a model of about a million weights, and must fill it. Two things decide. How soon
+//! such a model learns to *find* a fact: a yes or no teaches one bit, and only after finding works; hence mostly scenes,
+//! whose facts are told once and do not change ([`crate::scene`]), beside few stories, in which the last of several facts
+//! counts; one question about each; and replies that name the fact beside those that say yes or no. (A first mix, of
+//! long stories with every theme at once and yes/no questions alone, kept a Llama of 1.3 million weights at chance
+//! through ninety million tokens.) And how much there is to *know*: without residents ([`crate::resident`]) 4 bits cost
+//! such a model nothing that a study could find.
 //!
 //! A weight of zero, a percentage of zero, and a kind that no list names switch off what the world can tell but this
 //! mix does not: pronouns, things that differ in colour alone, questions about visits, gifts, company and where a thing
@@ -16,6 +16,7 @@
 
 use crate::partition::Split;
 use crate::question::Kind;
+use crate::resident::NAMES;
 
 /// What can happen in one sentence of a story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +113,13 @@ pub struct Mix {
     /// How many training documents and held-out texts tell a scene instead of a story, in percent. (How many evaluation
     /// items do is the weight of [`Kind::Detail`] in `kinds`.)
     pub(crate) scene_percent: u32,
+    /// How many training documents and held-out texts tell a resident's portrait, in percent. (How many evaluation items
+    /// do is the weight of [`Kind::Skill`] in `kinds`.)
+    pub(crate) portrait_percent: u32,
+    /// How many residents the world has: the knowledge that a model is to hold.
+    pub(crate) residents: usize,
+    /// How many questions a portrait to train on has.
+    pub(crate) portrait_questions: usize,
     /// What a training document about a story holds.
     pub(crate) shapes: &'static [(Shape, u32)],
     /// Fewest and most questions of a training document.
@@ -120,12 +128,21 @@ pub struct Mix {
     pub(crate) open_percent: u32,
     /// How many documents the tokenizer is trained on.
     pub(crate) tokenizer_documents: usize,
+    /// How many residents those documents tell of: names are made of a first name and two halves, so a part of the
+    /// residents has every word.
+    pub(crate) tokenizer_residents: usize,
     /// Entries of the vocabulary: the 256 bytes, the end of text, and the merges that make every common word of the
     /// world one token; rare ones, mostly of stories, are two or three. A power of two.
     pub(crate) vocabulary: usize,
 }
 
 impl Mix {
+    /// The same mix with another number of residents, 16,384 at most.
+    #[must_use]
+    pub fn with_residents(self, residents: usize) -> Self {
+        Self { residents: residents.clamp(1, NAMES), ..self }
+    }
+
     /// Fewest and most events of a story of this split.
     pub(crate) fn events(&self, split: Split) -> (usize, usize) {
         match split {
@@ -148,11 +165,15 @@ pub const MIX: Mix = Mix {
     meet_percent: 30,
     pronoun_percent: 0,
     then_percent: 5,
-    kinds: &[(Kind::Detail, 84), (Kind::Place, 10), (Kind::Holds, 6)],
+    kinds: &[(Kind::Skill, 50), (Kind::Detail, 42), (Kind::Place, 5), (Kind::Holds, 3)],
     scene_percent: 85,
+    portrait_percent: 65,
+    residents: 8_000,
+    portrait_questions: 3,
     shapes: &[(Shape::Questions, 92), (Shape::Recap, 5), (Shape::Plain, 3)],
     questions: (1, 1),
     open_percent: 30,
-    tokenizer_documents: 4_000,
-    vocabulary: 512,
+    tokenizer_documents: 20_000,
+    tokenizer_residents: 5_000,
+    vocabulary: 1024,
 };

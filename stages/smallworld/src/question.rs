@@ -35,6 +35,8 @@ pub enum Kind {
     Together,
     /// One of the plain facts of a scene: `is it raining`, `is there a fox`.
     Detail,
+    /// What a resident can do, which no passage tells: `can Ada Ashford swim`.
+    Skill,
 }
 
 /// How many facts a question joins.
@@ -49,11 +51,13 @@ pub enum Difficulty {
     History,
     /// Two facts.
     TwoHop,
+    /// One fact that the passage does not tell: it was to be learned in training.
+    Known,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Place,
         Self::Holds,
         Self::Feels,
@@ -62,6 +66,7 @@ impl Kind {
         Self::ObjectPlace,
         Self::Together,
         Self::Detail,
+        Self::Skill,
     ];
 
     /// The kind's level.
@@ -71,6 +76,7 @@ impl Kind {
             Self::Visited | Self::Gave => Difficulty::History,
             Self::ObjectPlace | Self::Together => Difficulty::TwoHop,
             Self::Detail => Difficulty::Scene,
+            Self::Skill => Difficulty::Known,
         }
     }
 }
@@ -171,7 +177,7 @@ impl OpenQuestion {
                 let feeling = world.feeling_of(who)?.name();
                 (format!("how is {}", who.name()), format!("{} is {feeling}", who.name()))
             }
-            Kind::Detail => return None,
+            Kind::Detail | Kind::Skill => return None,
         };
         Some(Self { text, reply })
     }
@@ -187,7 +193,7 @@ fn draw(world: &World, kind: Kind, answer: bool, rng: &mut Rng) -> Option<Query>
         Kind::Holds => about_holder(world),
         Kind::ObjectPlace => about_object(world, rng.pick(&world.objects())?),
         Kind::Together => about_company(world),
-        Kind::Detail => return None,
+        Kind::Detail | Kind::Skill => return None,
     };
     choose(world, groups, answer, rng)
 }

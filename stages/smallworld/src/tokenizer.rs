@@ -1,9 +1,9 @@
 //! The tokenizer of the small world: byte-level BPE, trained on its own documents.
 //!
 //! Byte-level, because a tokenizer must take any text a user types, not only the world's words. Large enough that
-//! every common word of the world is one token with its leading space, because then a document is some thirty tokens
-//! long, and ` yes` and ` no` are one token each. The rare words (`rains`, `grabs`, `duck`) are two or
-//! three, and so are some names where they open a passage, without a space before them.
+//! every common word of the world is one token with its leading space, because then a document is some fifty tokens
+//! long, and ` yes` and ` no` are one token each. The rare words (`rains`, `grabs`, `duck`, most family names) are two
+//! or three, and so are some first names where they open a passage, without a space before them.
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -41,8 +41,9 @@ pub fn train_tokenizer(seed: u64) -> Result<Vec<u8>, TokenizerError> {
         .with_post_processor(Some(byte_level))
         .with_decoder(Some(byte_level))
         .build()?;
-    let documents = Corpus::new(seed).take(MIX.tokenizer_documents);
-    let stories = documents.map(|document| document.trim_end_matches(END_OF_TEXT).to_owned());
+    let mix = MIX.with_residents(MIX.tokenizer_residents);
+    let documents = Corpus::of_mix(seed, mix).take(MIX.tokenizer_documents);
+    let stories = documents.map(|document| document.text.trim_end_matches(END_OF_TEXT).to_owned());
     tokenizer.train(&mut trainer, stories)?;
     let text = tokenizer.to_string(true)?;
     // a round trip through the parser, so that what is written is what a reader accepts

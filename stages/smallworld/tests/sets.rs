@@ -3,30 +3,34 @@
 
 use std::collections::{HashMap, HashSet};
 
-use qpipe_smallworld::{Corpus, Item, Kind, Split, evaluation_items, fnv1a, heldout_text};
+use qpipe_smallworld::{Corpus, Document, Item, Kind, Split, evaluation_items, fnv1a, heldout_text};
 
 /// What an evaluation set asks, and the share of each in percent.
-const ASKED: [(Kind, f64); 3] = [(Kind::Detail, 84.0), (Kind::Place, 10.0), (Kind::Holds, 6.0)];
+const ASKED: [(Kind, f64); 4] =
+    [(Kind::Skill, 50.0), (Kind::Detail, 42.0), (Kind::Place, 5.0), (Kind::Holds, 3.0)];
+
+/// The kinds that the passage answers.
+const READ: [Kind; 3] = [Kind::Detail, Kind::Place, Kind::Holds];
 
 fn of_kind(items: &[Item], kind: Kind) -> Vec<Item> {
     items.iter().filter(|item| item.kind == kind).cloned().collect()
 }
 
 fn passages(documents: usize) -> HashSet<String> {
-    let first_line = |document: String| document.lines().next().unwrap_or_default().to_owned();
+    let first_line = |document: Document| document.text.lines().next().unwrap_or_default().to_owned();
     Corpus::new(42).take(documents).map(first_line).collect()
 }
 
 #[test]
 fn the_first_hundred_documents_never_change() {
-    let text: String = Corpus::new(42).take(100).collect();
-    assert_eq!(format!("{:016x}", fnv1a(text.as_bytes())), "baef4cef25dd547a");
+    let text: String = Corpus::new(42).take(100).map(|document| document.text).collect();
+    assert_eq!(format!("{:016x}", fnv1a(text.as_bytes())), "fe34a31200b6af02");
 }
 
 #[test]
 fn the_evaluation_items_never_change() {
     let text = serde_json::to_string(&evaluation_items(42, 100)).unwrap();
-    assert_eq!(format!("{:016x}", fnv1a(text.as_bytes())), "dc6424790306f519");
+    assert_eq!(format!("{:016x}", fnv1a(text.as_bytes())), "83e7542250305666");
 }
 
 #[test]
@@ -55,7 +59,7 @@ fn no_passage_is_on_both_sides() {
 fn passages_have_three_to_five_sentences() {
     for item in evaluation_items(5, 1_000) {
         let sentences = item.passage.matches('.').count();
-        let most = if item.kind == Kind::Detail { 4 } else { 5 };
+        let most = if [Kind::Detail, Kind::Skill].contains(&item.kind) { 4 } else { 5 };
         assert!((3..=most).contains(&sentences), "{}", item.passage);
     }
 }
@@ -74,7 +78,7 @@ fn answers_balance_in_every_kind() {
 
 #[test]
 fn training_answers_balance() {
-    let text: String = Corpus::new(9).take(4_000).collect();
+    let text: String = Corpus::new(9).take(4_000).map(|document| document.text).collect();
     let (yes, no) = (text.matches("Answer: yes\n").count(), text.matches("Answer: no\n").count());
     let share = yes as f64 / (yes + no) as f64;
     assert!((0.48..0.52).contains(&share), "{share}");
@@ -90,7 +94,7 @@ fn named(item: &Item) -> Vec<bool> {
 
 #[test]
 fn a_question_about_a_story_names_what_the_story_names() {
-    for item in evaluation_items(11, 2_000).iter().filter(|item| item.kind != Kind::Detail) {
+    for item in evaluation_items(11, 6_000).iter().filter(|i| [Kind::Place, Kind::Holds].contains(&i.kind)) {
         assert!(named(item).into_iter().all(|named| named), "`{}`: {}", item.question, item.passage);
     }
 }
@@ -126,13 +130,19 @@ fn question_only_accuracy(train: &[Item], test: &[Item]) -> f64 {
     right as f64 / test.len() as f64
 }
 
+/// Items that are answered by reading. (What a resident can do is asked because the question alone does tell it, to
+/// those who know the resident.)
+fn read(seed: u64, count: usize) -> Vec<Item> {
+    evaluation_items(seed, count).into_iter().filter(|item| READ.contains(&item.kind)).collect()
+}
+
 #[test]
 fn the_question_alone_does_not_tell_the_answer() {
-    let train = evaluation_items(21, 8_000);
-    let test = evaluation_items(22, 4_000);
+    let train = read(21, 16_000);
+    let test = read(22, 8_000);
     let accuracy = question_only_accuracy(&train, &test);
     assert!(accuracy < 0.53, "{accuracy}");
-    for (kind, _) in ASKED {
+    for kind in READ {
         let test = of_kind(&test, kind);
         let accuracy = question_only_accuracy(&of_kind(&train, kind), &test);
         // three standard errors of a coin thrown as often

@@ -9,10 +9,11 @@ use tokenizers::Tokenizer;
 
 /// A word used as often in ten thousand documents is common.
 const COMMON_USES: usize = 400;
-/// Tokens that nearly every document stays within.
+/// Tokens that most documents stay within.
 const LONG: usize = 65;
-/// At most this many of a thousand documents are longer.
-const LONG_PER_THOUSAND: usize = 2;
+/// At most this many of a thousand documents are longer; a portrait with a long name loses its last reply to a window
+/// of as many tokens.
+const LONG_PER_THOUSAND: usize = 120;
 
 /// The seed of the shipped model's tokenizer.
 const SEED: u64 = 1;
@@ -36,7 +37,7 @@ fn training_it_again_gives_the_same_bytes() {
 #[test]
 fn the_vocabulary_is_full_and_token_zero_ends_a_text() {
     let tokenizer = &*TOKENIZER;
-    assert_eq!(tokenizer.get_vocab_size(true), 512);
+    assert_eq!(tokenizer.get_vocab_size(true), 1024);
     assert_eq!(tokenizer.token_to_id(END_OF_TEXT), Some(0));
     assert_eq!(tokenizer.encode(END_OF_TEXT, false).unwrap().get_ids(), [0]);
 }
@@ -45,7 +46,7 @@ fn the_vocabulary_is_full_and_token_zero_ends_a_text() {
 fn word_counts(documents: usize) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
     for document in Corpus::new(77).take(documents) {
-        let text = document.replace(END_OF_TEXT, "").replace(['.', '?', '\n'], " ");
+        let text = document.text.replace(END_OF_TEXT, "").replace(['.', '?', '\n'], " ");
         for word in text.split_whitespace().filter(|word| !word.ends_with(':')) {
             *counts.entry(word.to_owned()).or_insert(0) += 1;
         }
@@ -65,7 +66,8 @@ fn every_common_word_of_the_world_is_one_token() {
     let uses: usize = rare.iter().map(|(_, uses)| uses).sum();
     let all: usize = uses + common.iter().map(|(_, uses)| uses).sum::<usize>();
     eprintln!("{} common words; {} rare ones are {uses} of {all} words", common.len(), rare.len());
-    assert!(uses * 100 < all, "rare words are {uses} of {all}");
+    // most of them are family names, each one of 256
+    assert!(uses * 3 < all, "rare words are {uses} of {all}");
 }
 
 #[test]
@@ -87,7 +89,8 @@ fn an_answer_is_one_token_and_the_same_after_every_prompt() {
 fn documents_and_prompts_are_short() {
     let tokenizer = &*TOKENIZER;
     let mean = |lengths: &[usize]| lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
-    let documents: Vec<usize> = Corpus::new(1).take(5_000).map(|text| count(tokenizer, &text)).collect();
+    let documents: Vec<usize> =
+        Corpus::new(1).take(5_000).map(|document| count(tokenizer, &document.text)).collect();
     let longest = documents.iter().max().copied().unwrap();
     let long = documents.iter().filter(|&&length| length > LONG).count();
     let items = evaluation_items(42, 1_000);
@@ -103,7 +106,7 @@ fn documents_and_prompts_are_short() {
         mean(&prompts),
         prompts.iter().max().unwrap(),
     );
-    assert!((31.0..33.0).contains(&mean(&documents)), "{}", mean(&documents));
+    assert!((52.0..54.0).contains(&mean(&documents)), "{}", mean(&documents));
     assert!(longest <= 96, "{longest}");
     assert!(long * 1_000 <= documents.len() * LONG_PER_THOUSAND, "{long} of {}", documents.len());
     assert!(prompts.iter().all(|&length| length <= LONG));
