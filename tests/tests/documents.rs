@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use qpipe_engine::manifest::{LoadOptions, load_study};
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("..")
 }
 
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -4,7 +4,7 @@
 
 mod fake;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
@@ -18,7 +18,8 @@ fn rendered(text: &str) -> String {
 
 #[test]
 fn messages() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/broken");
+    let folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
+        .join("tests/broken");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= 25, "the corpus is missing");

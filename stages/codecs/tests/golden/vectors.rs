@@ -9,7 +9,9 @@ use serde_json::Value;
 
 /// A file in the golden folder.
 pub(crate) fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
+        .join("../../tests/golden")
+        .join(name)
 }
 
 pub(crate) fn json(name: &str) -> Value {
