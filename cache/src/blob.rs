@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,9 +22,13 @@ use crate::fs::Staged;
 use crate::link::Place;
 use crate::mapped::Mapped;
 use crate::store::Store;
+use crate::trash::Item;
 
 /// Small writes are gathered to this many bytes before they are hashed and written.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// How often a blob that gc had in hand is looked for again.
+const LOOKS: u32 = 3;
 
 /// Where a blob was found by a cheap check.
 #[derive(Debug)]
@@ -39,6 +43,7 @@ impl Store {
     /// Stores `bytes`, unless they are there.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of_bytes(bytes);
+        self.protect_blob(&digest)?;
         if self.owns(&digest, bytes.len() as u64) {
             self.unsynced().mark(digest);
             return Ok(digest);
@@ -62,19 +67,24 @@ impl Store {
     /// [`BlobFault::Missing`], or [`BlobFault::Changed`] for a linked file that is not what was hashed. The size of
     /// an owned blob is known to the records that refer to it, so [`Store::lookup`] checks that one.
     pub fn contains(&self, digest: &Digest) -> Result<(), BlobFault> {
+        self.protect_reading(&[], [digest]);
         self.locate(digest).map(drop)
     }
 
-    /// Where a blob's bytes are: in the store, or, for a linked blob, the owner's file after a check by `stat`.
+    /// Where a blob's bytes are: in the store, or, for a linked blob, the owner's file after a check by `stat`. A gc that
+    /// began before this process announced the blob may take it from its place for some milliseconds, so open it by
+    /// [`Store::map`] where the bytes are all that matters.
     pub fn blob_path(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
+        self.protect_reading(&[], [digest]);
         Ok(self.locate(digest)?.path)
     }
 
     /// A small blob's bytes, checked against its digest. A damaged blob is set aside, so that the next run makes it
     /// anew instead of meeting it again.
     pub fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
-        let found = self.locate(digest)?;
-        let bytes = fs::read(&found.path).map_err(StoreError::reading("read", &found.path))?;
+        let (mut file, found) = self.open_blob(digest)?;
+        let mut bytes = Vec::with_capacity(found.bytes as usize);
+        file.read_to_end(&mut bytes).map_err(StoreError::reading("read", &found.path))?;
         if Digest::of_bytes(&bytes) == *digest {
             return Ok(bytes);
         }
@@ -86,8 +96,7 @@ impl Store {
     /// A blob's bytes as a memory map. They are not re-hashed ([`Store::verify`] does that); a linked file is
     /// checked by `stat` after it was opened.
     pub fn map(&self, digest: &Digest) -> Result<Mapped, StoreError> {
-        let found = self.locate(digest)?;
-        let file = fs::File::open(&found.path).map_err(StoreError::reading("open", &found.path))?;
+        let (file, found) = self.open_blob(digest)?;
         if let Some(place) = &found.place {
             let now = file.metadata().map_err(StoreError::reading("examine", &found.path))?;
             if !place.matches(&now) {
@@ -97,8 +106,40 @@ impl Store {
         Mapped::of(&file).map_err(StoreError::reading("map", &found.path))
     }
 
-    /// Finds a blob by `stat`: owned first, then linked.
+    /// Opens a blob; from then on its bytes stay, whatever happens to its name.
+    fn open_blob(&self, digest: &Digest) -> Result<(fs::File, Located), StoreError> {
+        self.protect_reading(&[], [digest]);
+        for _ in 0..LOOKS {
+            let found = self.locate(digest)?;
+            match fs::File::open(&found.path) {
+                Ok(file) => return Ok((file, found)),
+                // gc took it between the look and the opening, and will give it back
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(StoreError::reading("open", &found.path)(e)),
+            }
+        }
+        Err(StoreError::MissingBlob { digest: *digest })
+    }
+
+    /// Finds a blob by `stat`: owned first, then linked. One that gc has in hand is waited for.
     pub(crate) fn locate(&self, digest: &Digest) -> Result<Located, BlobFault> {
+        for _ in 0..LOOKS {
+            match self.locate_now(digest) {
+                Err(BlobFault::Missing { .. }) if self.is_judged(digest) => {}
+                Err(BlobFault::Missing { .. }) => break,
+                found => return found,
+            }
+        }
+        // it may have been put back between the look at its place and the look into the trash
+        self.locate_now(digest)
+    }
+
+    /// Waits for the verdict of a gc that has this blob in hand; `false` when none has.
+    fn is_judged(&self, digest: &Digest) -> bool {
+        self.await_verdict(&Item::Blob(*digest)) || self.await_verdict(&Item::Link(*digest))
+    }
+
+    fn locate_now(&self, digest: &Digest) -> Result<Located, BlobFault> {
         let path = self.layout().blob(digest);
         match fs::metadata(&path) {
             Ok(meta) if meta.is_file() => Ok(Located { path, bytes: meta.len(), place: None }),
@@ -156,6 +197,7 @@ impl BlobWriter {
         let path = out.get_ref().staged.path().to_owned();
         let file = out.into_inner().map_err(|e| StoreError::unwrap_io(&path, e.into_error()))?;
         let (digest, bytes) = (Digest::finish(&file.hasher), file.bytes);
+        store.protect_blob(&digest)?;
         store.settle_blob(file.staged, &digest, bytes)?;
         Ok((digest, bytes))
     }

@@ -100,7 +100,8 @@ fn a_map_outlives_the_removal_of_its_blob() {
 
 fn first_error(dir: &tempfile::TempDir, kind: io::ErrorKind) -> StoreError {
     store(dir);
-    let store = Store::open_with_faults(dir.path(), Faults::at(1, Fault::Error(kind))).unwrap();
+    // a lease is made and written first
+    let store = Store::open_with_faults(dir.path(), Faults::at(3, Fault::Error(kind))).unwrap();
     store.put_bytes(b"x").unwrap_err()
 }
 

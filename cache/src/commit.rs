@@ -7,7 +7,8 @@
 //! for each blob:    W  write to staging/, hashing on the way
 //!                   S  fsync the file
 //!                   R  rename it to blobs/ab/<digest>
-//! for the record:   C  check that every ref is there, note its size
+//! for the record:   A  announce the refs in the lease, so that gc leaves them alone
+//!                   C  check that every ref is there, note its size
 //!                   D  fsync each blob bucket that got names since it was last synced
 //!                   w  write the record to staging/, sealed
 //!                   s  fsync it
@@ -46,12 +47,12 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
-use crate::error::{RecordFault, RecordFlaw, StoreError};
+use crate::error::{BlobFault, RecordFault, RecordFlaw, StoreError};
 use crate::key::ActionKey;
 use crate::record::{self, ActionRecord, Stored};
 use crate::store::Store;
+use crate::trash::Item;
 
 /// The answer to a lookup.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,13 +68,31 @@ pub enum Lookup {
 impl Store {
     /// Looks an action up. Everything its outputs reach is checked by `stat`; nothing is hashed.
     pub fn lookup(&self, key: &ActionKey) -> Lookup {
+        self.protect_reading(&[*key], []);
+        match self.lookup_now(key) {
+            // a gc that has it in hand may put it back, or has since the look; another may have committed it anew
+            Lookup::Absent | Lookup::Damaged(RecordFault::BlobMissing { .. }) => {
+                self.await_verdict(&Item::Record(*key));
+                self.lookup_now(key)
+            }
+            answer => answer,
+        }
+    }
+
+    fn lookup_now(&self, key: &ActionKey) -> Lookup {
         let path = self.layout().action(key);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Lookup::Absent,
             Err(e) => return Lookup::Damaged(RecordFault::Unreadable { path, reason: e.to_string() }),
         };
-        match self.check_record(&path, key, &text) {
+        let looked_up = record::decode(&path, key, &text).and_then(|stored| {
+            // another may replace the record, and then it no longer keeps these blobs
+            self.protect_reading(&[], stored.record.refs.iter());
+            self.check_refs(&stored)?;
+            Ok(stored.record)
+        });
+        match looked_up {
             Ok(record) => Lookup::Hit(Box::new(record)),
             Err(fault) => Lookup::Damaged(fault),
         }
@@ -87,26 +106,21 @@ impl Store {
     pub fn commit(&self, record: &ActionRecord) -> Result<(), StoreError> {
         let flawed = |flaw| StoreError::InconsistentRecord { key: record.key, flaw };
         record.check().map_err(flawed)?;
+        self.lease().protect(self.layout(), self.fs(), &[record.key], &mut record.refs.iter())?;
         let sizes = self.sizes_of_refs(record)?;
         check_output_sizes(record, &sizes).map_err(flawed)?;
         let text = record.encode(&sizes).map_err(flawed)?;
         let sync_bucket = |bucket| self.fs().sync_dir(&self.layout().blob_bucket(bucket));
         self.unsynced().sync(record.refs.iter(), sync_bucket)?;
-        self.publish(&text, &self.layout().action(&record.key))
+        self.publish(&text, &self.layout().action(&record.key)).map(drop)
     }
 
-    /// The record in `text`, if it is the one of `key` and all its blobs are there.
-    pub(crate) fn check_record(
-        &self,
-        path: &Path,
-        key: &ActionKey,
-        text: &[u8],
-    ) -> Result<ActionRecord, RecordFault> {
-        let Stored { record, sizes } = record::decode(path, key, text)?;
-        for (digest, bytes) in record.refs.iter().zip(sizes) {
-            self.locate_sized(digest, bytes)?;
+    /// Whether every blob of a record is there, with the size it had.
+    pub(crate) fn check_refs(&self, stored: &Stored) -> Result<(), BlobFault> {
+        for (digest, bytes) in stored.record.refs.iter().zip(&stored.sizes) {
+            self.locate_sized(digest, *bytes)?;
         }
-        Ok(record)
+        Ok(())
     }
 
     fn sizes_of_refs(&self, record: &ActionRecord) -> Result<Vec<u64>, StoreError> {

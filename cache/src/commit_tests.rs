@@ -1,8 +1,8 @@
 //! Lookups: a hit, an absence, and every reason for damage.
 
 use super::*;
+use crate::Digest;
 use crate::testing::{committed, overwrite, record, store};
-use crate::{BlobFault, Digest};
 
 fn fault(store: &Store, record: &ActionRecord) -> RecordFault {
     match store.lookup(&record.key) {

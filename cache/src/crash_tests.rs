@@ -4,20 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
 use crate::fault::{Fault, Faults, Op, Step};
-use crate::testing::{record, store};
+use crate::testing::{memory_dir, record, store};
 use crate::{Digest, KeyDoc, Repair};
 
 const SMALL: &[u8] = b"a small blob";
-
-/// A directory in memory where there is one: these tests write much and need no disk.
-fn memory_dir() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
 
 fn large() -> Vec<u8> {
     (0..300_000_u32).map(|i| (i / 3) as u8).collect()
@@ -87,6 +82,7 @@ fn each_step_may_fail_or_be_the_last() {
     let kinds = [
         Fault::Error(io::ErrorKind::StorageFull),
         Fault::Error(io::ErrorKind::Other),
+        Fault::TornError(io::ErrorKind::StorageFull),
         Fault::Crash,
         Fault::TornCrash,
     ];
@@ -99,10 +95,62 @@ fn each_step_may_fail_or_be_the_last() {
             failures += u64::from(run(&dir, &Faults::at(step, fault), false).is_err());
             hits += u64::from(check(dir.path(), &format!("{fault:?} at step {step}")));
         }
-        // only the removal of a lock's file may fail in silence
-        assert!(failures >= total - 2, "{fault:?}: {failures} of {total} failed");
+        // in silence may fail: removing a lock's file, putting the lease away, and (then it is emptied) writing it
+        assert!(failures >= total - 6, "{fault:?}: {failures} of {total} failed");
         assert!(hits > 0 && hits < total, "{fault:?}: {hits} hits of {total}");
     }
+}
+
+/// Everything a store can do, several times over, while each `n`-th change fails: whatever comes through is right, and
+/// the store takes work again afterwards.
+#[test]
+fn every_nth_step_may_fail_all_along() {
+    let kinds = [
+        Fault::Error(io::ErrorKind::StorageFull),
+        Fault::Error(io::ErrorKind::PermissionDenied),
+        Fault::TornError(io::ErrorKind::StorageFull),
+        Fault::TornError(io::ErrorKind::Other),
+    ];
+    let (mut failed, mut passed) = (0, 0);
+    for (n, fault) in (1..=30_u64).flat_map(|n| kinds.map(|fault| (n, fault))) {
+        let dir = memory_dir();
+        let file = dir.path().join("linked");
+        std::fs::write(&file, b"an owner's file").unwrap();
+        store(&dir);
+        for round in 0..6 {
+            let Ok(store) = Store::open_with_faults(dir.path(), Faults::every(n, fault)) else { continue };
+            for outcome in everything(&store, &file, round) {
+                *if outcome.is_ok() { &mut passed } else { &mut failed } += 1;
+            }
+        }
+        check(dir.path(), &format!("{fault:?} at every step {n}"));
+        let all = crate::GcOptions { grace: std::time::Duration::ZERO, ..Default::default() };
+        store(&dir).gc(&all).unwrap();
+        let report = store(&dir).verify(Repair::Nothing);
+        assert!(report.is_clean(), "{fault:?} at every step {n}: {:?}", report.faults);
+    }
+    assert!(failed > 500 && passed > 500, "{failed} failed, {passed} passed");
+}
+
+fn everything(store: &Store, file: &Path, round: u64) -> Vec<Result<(), StoreError>> {
+    let own = format!("round {round}").into_bytes();
+    let mut done = vec![scenario(store), store.link_file(file).map(drop)];
+    done.push(store.put_bytes(&own).and_then(|digest| {
+        let record = record(&format!("r{round}"), &[("out", digest, own.len() as u64)]);
+        store.commit(&record)?;
+        store.pin("latest", &[record.key].into())
+    }));
+    let options = crate::GcOptions {
+        grace: std::time::Duration::ZERO,
+        older_than: (round % 2 == 1).then_some(std::time::Duration::ZERO),
+        ..Default::default()
+    };
+    done.push(store.gc(&options).map(drop));
+    done.push(store.unpin("latest").map(drop));
+    if let Lookup::Hit(found) = store.lookup(&expected().key) {
+        assert_eq!(*found, expected());
+    }
+    done
 }
 
 /// What was not durable when the journal ends: data of files by their present name, and names.

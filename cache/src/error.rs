@@ -20,14 +20,18 @@ pub enum StoreError {
         source: io::Error,
     },
     /// No space or quota is left for the store.
-    #[error("no space left to write `{}`", path.display())]
+    #[error("no space left to {op} `{}`", path.display())]
     DiskFull {
+        /// What was attempted.
+        op: &'static str,
         /// What could not be written.
         path: PathBuf,
     },
     /// The store may be read but not written.
-    #[error("store is read-only: may not write `{}`", path.display())]
+    #[error("store is read-only: may not {op} `{}`", path.display())]
     ReadOnly {
+        /// What was attempted.
+        op: &'static str,
         /// What could not be written.
         path: PathBuf,
     },
@@ -81,6 +85,46 @@ pub enum StoreError {
     #[error("path `{}` is not UTF-8 and cannot be linked", path.display())]
     NotUtf8 {
         /// The path.
+        path: PathBuf,
+    },
+    /// Another gc works on the store.
+    #[error("another gc is running: `{}` is locked", path.display())]
+    GcRunning {
+        /// Its lock.
+        path: PathBuf,
+    },
+    /// Gc cannot tell which blobs a record needs, so it removes nothing.
+    #[error("gc cannot tell what the record of `{}` needs: {fault}", key.short())]
+    UnknownReach {
+        /// The record's key.
+        key: ActionKey,
+        /// Why it cannot be read.
+        fault: RecordFault,
+    },
+    /// A name that cannot be a pin's.
+    #[error("`{name}` is no name for a pin: 1 to 100 of `a-z A-Z 0-9 . _ -`, not starting with `.`")]
+    BadPinName {
+        /// The name.
+        name: String,
+    },
+    /// A pin cannot be read, so nobody knows what it protects.
+    #[error("pin `{}` is damaged: {reason}", path.display())]
+    DamagedPin {
+        /// The pin's file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The action has no record.
+    #[error("no record of action `{}`", key.short())]
+    MissingRecord {
+        /// The action.
+        key: ActionKey,
+    },
+    /// A place where a blob should be materialised is taken.
+    #[error("`{}` exists already", path.display())]
+    TargetExists {
+        /// The place.
         path: PathBuf,
     },
     /// An action record contradicts itself, so committing it would create a record that never hits.
@@ -275,8 +319,10 @@ impl StoreError {
     pub(crate) fn writing(op: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Self::ReadOnly { path },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { op, path },
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                Self::ReadOnly { op, path }
+            }
             _ => Self::Io { op, path, source },
         }
     }

@@ -46,6 +46,8 @@ impl Op {
 pub enum Fault {
     /// The step answers this error; later steps work.
     Error(io::ErrorKind),
+    /// As `Error`, but a write leaves the first half of its bytes.
+    TornError(io::ErrorKind),
     /// The process dies before the step: neither it nor anything later happens.
     Crash,
     /// As `Crash`, but a write leaves the first half of its bytes.
@@ -66,8 +68,25 @@ pub struct Step {
 /// A plan of faults and the journal of what happened.
 #[derive(Debug, Default)]
 pub struct Faults {
-    plan: Option<(u64, Fault)>,
+    plan: Option<(When, Fault)>,
     state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum When {
+    At(u64),
+    Every(u64),
+    From(u64),
+}
+
+impl When {
+    fn is(self, step: u64) -> bool {
+        match self {
+            Self::At(at) => step == at,
+            Self::Every(n) => step.is_multiple_of(n),
+            Self::From(first) => step >= first,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +99,8 @@ struct State {
 /// What a change must do.
 pub(crate) enum Verdict {
     Go,
-    Tear,
+    /// Leave the first half and answer this.
+    Tear(io::Error),
 }
 
 impl Faults {
@@ -91,7 +111,18 @@ impl Faults {
 
     /// The `step`-th change (from 1) meets `fault`.
     pub fn at(step: u64, fault: Fault) -> Arc<Self> {
-        Arc::new(Self { plan: Some((step, fault)), state: Mutex::default() })
+        Self::planned(When::At(step), fault)
+    }
+
+    /// Every `n`-th change meets `fault`.
+    pub fn every(n: u64, fault: Fault) -> Arc<Self> {
+        Self::planned(When::Every(n), fault)
+    }
+
+    /// The `step`-th change (from 1) and all later ones meet `fault`: a disk that stays full, a store that stays
+    /// read-only.
+    pub fn from(step: u64, fault: Fault) -> Arc<Self> {
+        Self::planned(When::From(step), fault)
     }
 
     /// How many changes were attempted.
@@ -104,6 +135,10 @@ impl Faults {
         self.lock().journal.clone()
     }
 
+    fn planned(when: When, fault: Fault) -> Arc<Self> {
+        Arc::new(Self { plan: Some((when, fault)), state: Mutex::default() })
+    }
+
     pub(crate) fn meet(&self, op: Op, path: &Path, to: Option<&Path>) -> io::Result<Verdict> {
         let mut state = self.lock();
         state.steps += 1;
@@ -111,7 +146,7 @@ impl Faults {
             return Err(io::Error::other("the process is dead (injected)"));
         }
         let verdict = match self.plan {
-            Some((step, fault)) if step == state.steps => Self::strike(&mut state, op, fault)?,
+            Some((when, fault)) if when.is(state.steps) => Self::strike(&mut state, op, fault)?,
             _ => Verdict::Go,
         };
         state.journal.push(Step { op, path: path.to_owned(), to: to.map(Path::to_owned) });
@@ -120,10 +155,11 @@ impl Faults {
 
     fn strike(state: &mut State, op: Op, fault: Fault) -> io::Result<Verdict> {
         match fault {
-            Fault::Error(kind) => Err(io::Error::from(kind)),
+            Fault::TornError(kind) if op == Op::Write => Ok(Verdict::Tear(io::Error::from(kind))),
+            Fault::Error(kind) | Fault::TornError(kind) => Err(io::Error::from(kind)),
             Fault::TornCrash if op == Op::Write => {
                 state.dead = true;
-                Ok(Verdict::Tear)
+                Ok(Verdict::Tear(io::Error::other("the process dies within a write (injected)")))
             }
             Fault::Crash | Fault::TornCrash => {
                 state.dead = true;

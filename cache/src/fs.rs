@@ -5,13 +5,15 @@
 //! after `fsync` of its directory; two renames in different directories may become durable in either order; a
 //! directory that refuses `fsync` (some network file systems) keeps its names by itself.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::RenameFlags;
 
 use crate::error::StoreError;
 use crate::fault::{Faults, Op, Verdict};
@@ -88,6 +90,42 @@ impl Fs {
         self.run(Op::Create, path, || options.open(path))
     }
 
+    /// Gives `from` the name `to` unless something has it; tells whether it did. Makes the bucket of `to`.
+    pub(crate) fn rename_new(&self, from: &Path, to: &Path) -> Result<bool, StoreError> {
+        let once = || {
+            self.meet(Op::Rename, from, Some(to))?;
+            rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE)
+                .map_err(io::Error::from)
+        };
+        let moved = match once() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                to.parent().map_or(Ok(()), |bucket| self.ensure_dir(bucket))?;
+                once()
+            }
+            other => other,
+        };
+        match moved {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(source) => Err(StoreError::writing(Op::Rename.name(), to, source)),
+        }
+    }
+
+    /// Appends to a file that this process alone writes.
+    pub(crate) fn append(&self, mut file: &File, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let written = match self.meet(Op::Write, path, None) {
+            Ok(Verdict::Go) => file.write_all(bytes),
+            Ok(Verdict::Tear(error)) => file.write_all(&bytes[..bytes.len() / 2]).and(Err(error)),
+            Err(error) => Err(error),
+        };
+        written.map_err(|source| StoreError::writing(Op::Write.name(), path, source))
+    }
+
+    /// Empties a file.
+    pub(crate) fn truncate(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        self.run(Op::Write, path, || file.set_len(0))
+    }
+
     /// Creates an empty file of a fresh name in `dir`, locked for as long as this process writes it.
     pub(crate) fn stage(&self, dir: &Path) -> Result<Staged, StoreError> {
         loop {
@@ -138,15 +176,7 @@ impl Staged {
     }
 
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let (mut file, path) = (&self.file, &self.path);
-        let written = match self.fs.meet(Op::Write, path, None) {
-            Ok(Verdict::Go) => file.write_all(bytes),
-            Ok(Verdict::Tear) => file
-                .write_all(&bytes[..bytes.len() / 2])
-                .and_then(|()| Err(io::Error::other("the process dies within a write (injected)"))),
-            Err(error) => Err(error),
-        };
-        written.map_err(|source| StoreError::writing(Op::Write.name(), path, source))
+        self.fs.append(&self.file, &self.path, bytes)
     }
 
     /// Makes the file's data durable.
@@ -155,10 +185,11 @@ impl Staged {
     }
 
     /// Gives the file its final name; the name is durable once its directory is synced.
-    pub(crate) fn publish(mut self, to: &Path) -> Result<(), StoreError> {
+    /// Answers what `stat` says of it then, be the name taken over by somebody else meanwhile or not.
+    pub(crate) fn publish(mut self, to: &Path) -> Result<Metadata, StoreError> {
         self.fs.rename(&self.path, to)?;
         self.published = true;
-        Ok(())
+        self.file.metadata().map_err(StoreError::reading("examine", to))
     }
 }
 
@@ -172,7 +203,7 @@ impl Drop for Staged {
 }
 
 /// A name no other writer has: process, time, counter.
-fn fresh_name() -> String {
+pub(crate) fn fresh_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());

@@ -10,13 +10,20 @@
 //!     links/ab/<64 hex>.json     content that stays where its owner keeps it: path, size, times, inode
 //!     stat/ab/<64 hex>.json      digest of a file as last seen, named by the digest of its path; advisory
 //!     nodes/ab/<64 hex>.json     last key document of a node, named by the digest of its name; advisory
+//!     pins/<name>.json           keys that gc keeps, under a name a person chose
 //!     staging/                   files being written, each locked by its writer
 //!     locks/<64 hex>.lock        single flight per key, only there while somebody holds or awaits it
+//!     locks/gc.lock              held by the one gc that runs
+//!     leases/<fresh>             what a living process relies on, locked by it
+//!     uses/<fresh>               leases of ended processes: when a key was last used; advisory
+//!     index/<fresh>.idx          records in a form that is looked up in a microsecond; rebuildable
+//!     trash/{a,b,l}-<64 hex>     what gc took away and has not judged yet; put back when a gc died
 //!     damaged/                   what a check found to be wrong, set aside for a person
 //! ```
 //!
-//! `ab` are the first two hex digits of the name. All of it is truth on its own: there is no index to rebuild. A
-//! change of this tree gets a directory of its own (`v2`), so that programs of different versions never mix.
+//! `ab` are the first two hex digits of the name. Blobs, actions, links and pins are the truth; all else can be
+//! deleted while nobody uses the store. A change of this tree gets a directory of its own (`v2`), so that programs of
+//! different versions never mix.
 
 use std::fs;
 use std::io;
@@ -47,6 +54,11 @@ pub(crate) struct Layout {
     pub(crate) staging: PathBuf,
     pub(crate) locks: PathBuf,
     pub(crate) damaged: PathBuf,
+    pub(crate) pins: PathBuf,
+    pub(crate) leases: PathBuf,
+    pub(crate) uses: PathBuf,
+    pub(crate) index: PathBuf,
+    pub(crate) trash: PathBuf,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,6 +111,18 @@ impl Layout {
         self.locks.join(format!("{key}.lock"))
     }
 
+    pub(crate) fn action_bucket(&self, bucket: u8) -> PathBuf {
+        self.actions.join(format!("{bucket:02x}"))
+    }
+
+    pub(crate) fn pin(&self, name: &str) -> PathBuf {
+        self.pins.join(format!("{name}.json"))
+    }
+
+    pub(crate) fn gc_lock(&self) -> PathBuf {
+        self.locks.join("gc.lock")
+    }
+
     fn under(root: PathBuf) -> Self {
         let version = root.join(format!("v{STORE_VERSION}"));
         let of = |name| version.join(name);
@@ -112,11 +136,16 @@ impl Layout {
             staging: of("staging"),
             locks: of("locks"),
             damaged: of("damaged"),
+            pins: of("pins"),
+            leases: of("leases"),
+            uses: of("uses"),
+            index: of("index"),
+            trash: of("trash"),
             root,
         }
     }
 
-    fn directories(&self) -> [&Path; 9] {
+    fn directories(&self) -> [&Path; 14] {
         [
             &self.runs,
             &self.blobs,
@@ -127,6 +156,11 @@ impl Layout {
             &self.staging,
             &self.locks,
             &self.damaged,
+            &self.pins,
+            &self.leases,
+            &self.uses,
+            &self.index,
+            &self.trash,
         ]
     }
 

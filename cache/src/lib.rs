@@ -36,23 +36,32 @@
 //! ```
 
 pub mod blob;
+mod catalog;
 pub mod commit;
 pub mod digest;
+mod digests;
 pub mod error;
+pub mod evict;
 pub mod fault;
 mod fs;
+pub mod gc;
 pub mod key;
 pub mod layout;
+pub mod lease;
 pub mod link;
+pub mod list;
 pub mod lock;
 pub mod mapped;
 pub mod memory;
+pub mod pin;
 pub mod record;
 mod sealed;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod trash;
 pub mod usage;
+pub mod uses;
 pub mod value;
 pub mod verify;
 
@@ -60,11 +69,15 @@ pub use blob::BlobWriter;
 pub use commit::Lookup;
 pub use digest::{Digest, DigestError};
 pub use error::{BlobFault, RecordFault, RecordFlaw, StoreError};
+pub use evict::Why;
+pub use gc::{DEFAULT_GRACE, Evicted, GcMode, GcOptions, GcReport, Kept};
 pub use key::{ActionKey, KEY_SCHEMA, KeyDoc};
 pub use layout::STORE_VERSION;
+pub use list::RecordInfo;
 pub use lock::KeyLock;
 pub use mapped::Mapped;
 pub use memory::NodeMemory;
+pub use pin::Pin;
 pub use record::{ActionRecord, OutputRecord, RECORD_SCHEMA};
 pub use store::Store;
 pub use usage::{Tally, Usage};

@@ -30,7 +30,7 @@ const LINK: Format = Format { name: "qpipe-link", version: 1 };
 const STAT: Format = Format { name: "qpipe-stat", version: 1 };
 
 /// Longer than one tick of a file system's clock (10 ms at most on Linux's own file systems).
-const TICK: Duration = Duration::from_millis(40);
+pub(crate) const TICK: Duration = Duration::from_millis(40);
 
 /// How often a file that changes under the hasher is hashed again before giving up.
 const ATTEMPTS: u32 = 3;
@@ -108,10 +108,12 @@ impl Store {
         let real = real.to_str().ok_or_else(|| StoreError::NotUtf8 { path: path.to_owned() })?;
         let now = Place::stat(real)?;
         if let Some(digest) = self.seen(&now) {
+            self.protect_blob(&digest)?;
             self.add_place(digest, now)?;
             return Ok(digest);
         }
         let (digest, place) = hash_at_rest(now)?;
+        self.protect_blob(&digest)?;
         self.note_seen(&place, digest)?;
         self.add_place(digest, place)?;
         Ok(digest)
@@ -165,7 +167,7 @@ impl Store {
         let mut places = vec![place];
         places.extend(known.into_iter().filter(Place::is_intact));
         let to = self.layout().link(&digest);
-        self.publish(&sealed::seal_for(LINK, &Link { digest, places }, &to)?, &to)
+        self.publish(&sealed::seal_for(LINK, &Link { digest, places }, &to)?, &to).map(drop)
     }
 }
 

@@ -71,7 +71,7 @@ impl Drop for KeyLock {
 }
 
 /// Whether `path` still names this very file.
-fn has_name(file: &File, path: &Path) -> bool {
+pub(crate) fn has_name(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
         _ => false,

@@ -2,7 +2,7 @@
 //! [`crate::link`] (content that stays with its owner), [`crate::commit`] (action records), [`crate::lock`],
 //! [`crate::verify`], [`crate::usage`], [`crate::memory`].
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use crate::error::StoreError;
 use crate::fault::Faults;
 use crate::fs::Fs;
 use crate::layout::{self, Layout};
+use crate::lease::Lease;
 
 /// A staged file whose writer is dead is removed after this time: a newborn one is not locked for an instant.
 const SWEEP_AFTER: Duration = Duration::from_mins(1);
@@ -29,6 +30,13 @@ struct Inner {
     layout: Layout,
     fs: Fs,
     unsynced: Unsynced,
+    lease: Lease,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.lease.release(&self.layout, &self.fs);
+    }
 }
 
 impl Store {
@@ -70,20 +78,26 @@ impl Store {
         &self.inner.unsynced
     }
 
-    /// Writes a small file whole: readers see the old one or the new one, also after a power cut.
-    pub(crate) fn publish(&self, bytes: &[u8], to: &Path) -> Result<(), StoreError> {
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.inner.lease
+    }
+
+    /// Writes a small file whole: readers see the old one or the new one, also after a power cut. Answers what `stat`
+    /// says of it.
+    pub(crate) fn publish(&self, bytes: &[u8], to: &Path) -> Result<Metadata, StoreError> {
         let mut staged = self.fs().stage(&self.layout().staging)?;
         staged.write_all(bytes)?;
         staged.sync()?;
-        staged.publish(to)?;
-        to.parent().map_or(Ok(()), |bucket| self.fs().sync_dir(bucket))
+        let meta = staged.publish(to)?;
+        to.parent().map_or(Ok(()), |bucket| self.fs().sync_dir(bucket))?;
+        Ok(meta)
     }
 
     /// As [`Self::publish`] without any sync, for files that may be lost and whose seal betrays a torn one.
     pub(crate) fn publish_advisory(&self, bytes: &[u8], to: &Path) -> Result<(), StoreError> {
         let mut staged = self.fs().stage(&self.layout().staging)?;
         staged.write_all(bytes)?;
-        staged.publish(to)
+        staged.publish(to).map(drop)
     }
 
     /// Moves a file that proved wrong out of the way, so that the next writer stores it anew.
@@ -94,7 +108,10 @@ impl Store {
 
     fn open_over(root: &Path, fs: Fs) -> Result<Self, StoreError> {
         let layout = Layout::open(root, &fs)?;
-        let store = Self { inner: Arc::new(Inner { layout, fs, unsynced: Unsynced::default() }) };
+        let store = Self {
+            inner: Arc::new(Inner { layout, fs, unsynced: Unsynced::default(), lease: Lease::default() }),
+        };
+        store.recover_trash();
         store.sweep();
         Ok(store)
     }
@@ -106,6 +123,8 @@ impl Store {
                 let _left_behind = self.fs().remove(&path);
             }
         }
+        self.sweep_leases(is_abandoned);
+        self.fold_uses_if_many();
     }
 }
 

@@ -47,3 +47,8 @@ pub(crate) fn overwrite(path: &Path, content: &[u8]) {
 pub(crate) fn count(dir: &Path) -> usize {
     std::fs::read_dir(dir).unwrap().count()
 }
+
+/// A directory in memory where there is one: for tests that write much and need no disk.
+pub(crate) fn memory_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}

@@ -28,6 +28,9 @@ pub struct Usage {
     pub records: Tally,
     /// Links, stat cache and node memory.
     pub notes: Tally,
+    /// Pins, leases, the history of uses, the index, and what gc has in hand.
+    #[serde(default)]
+    pub bookkeeping: Tally,
     /// Files being written, or left by dead writers.
     pub staging: Tally,
     /// What checks set aside.
@@ -39,7 +42,8 @@ pub struct Usage {
 impl Usage {
     /// What the store itself takes, bytes; linked files are not its own.
     pub fn owned_bytes(&self) -> u64 {
-        [self.blobs, self.records, self.notes, self.staging, self.damaged].iter().map(|t| t.bytes).sum()
+        let parts = [self.blobs, self.records, self.notes, self.bookkeeping, self.staging, self.damaged];
+        parts.iter().map(|t| t.bytes).sum()
     }
 }
 
@@ -53,8 +57,11 @@ impl Store {
         let notes = [&layout.links, &layout.stat, &layout.nodes].map(|dir| buckets(dir));
         let mut flat = |dir: &Path| tally(dir, list(dir), &mut unreadable);
         let (staging, damaged) = (flat(&layout.staging), flat(&layout.damaged));
-        let notes = notes.into_iter().fold(Tally::default(), Tally::plus);
-        Usage { blobs, linked: self.linked(), records, notes, staging, damaged, unreadable }
+        let kept =
+            [&layout.pins, &layout.leases, &layout.uses, &layout.index, &layout.trash].map(|dir| flat(dir));
+        let sum = |tallies: &[Tally]| tallies.iter().copied().fold(Tally::default(), Tally::plus);
+        let (notes, bookkeeping) = (sum(&notes), sum(&kept));
+        Usage { blobs, linked: self.linked(), records, notes, bookkeeping, staging, damaged, unreadable }
     }
 
     /// Content that is linked and not owned as well; a changed file counts nothing.
@@ -70,8 +77,12 @@ impl Store {
 }
 
 impl Tally {
-    fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self { count: self.count + other.count, bytes: self.bytes + other.bytes }
+    }
+
+    pub(crate) fn minus(self, other: Self) -> Self {
+        Self { count: self.count - other.count, bytes: self.bytes - other.bytes }
     }
 }
 
@@ -110,7 +121,8 @@ mod tests {
         assert_eq!(usage.records, Tally::default());
         assert_eq!(usage.notes.count, 2);
         assert_eq!(usage.staging, Tally::default());
-        assert_eq!(usage.owned_bytes(), 8 + usage.notes.bytes);
+        assert_eq!(usage.bookkeeping.count, 1, "the lease");
+        assert_eq!(usage.owned_bytes(), 8 + usage.notes.bytes + usage.bookkeeping.bytes);
         assert!(usage.unreadable.is_empty());
     }
 }

@@ -13,6 +13,7 @@ use crate::digest::Digest;
 use crate::error::{BlobFault, RecordFault, StoreError};
 use crate::key::ActionKey;
 use crate::layout::{bucket_files, name_digest};
+use crate::record;
 use crate::store::Store;
 
 /// Whether a check changes anything.
@@ -137,7 +138,8 @@ impl Store {
                 return;
             }
         };
-        let Err(fault) = self.check_record(path, &key, &text) else { return };
+        let checked = record::decode(path, &key, &text).and_then(|stored| Ok(self.check_refs(&stored)?));
+        let Err(fault) = checked else { return };
         let is_garbage = matches!(fault, RecordFault::Unparsable { .. } | RecordFault::KeyMismatch { .. });
         report.faults.push(VerifyFault::Record { key, fault });
         if is_garbage && repair == Repair::SetAside {
