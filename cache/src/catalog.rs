@@ -68,12 +68,27 @@ impl Identity {
         }
     }
 
+    /// As [`Self::of`], of a regular file.
+    pub(crate) fn of_stat(stat: &rustix::fs::Stat) -> io::Result<Self> {
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let nanos = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+        Ok(Self {
+            bytes: stat.st_size as u64,
+            inode: stat.st_ino,
+            mtime_ns: nanos(stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime_ns: nanos(stat.st_ctime, stat.st_ctime_nsec as i64),
+        })
+    }
+
     /// How long ago the file was written; zero for the future.
     pub(crate) fn age(&self) -> Duration {
         since(self.mtime_ns)
     }
 
-    fn is_settled(&self) -> bool {
+    /// Whether a change from now on must show in its times.
+    pub(crate) fn is_settled(&self) -> bool {
         since(self.mtime_ns.max(self.ctime_ns)) > TICK
     }
 }
@@ -110,7 +125,7 @@ impl Catalog {
             if bucket.stamp != Some(stamp) {
                 // judged now: a change while the bucket is read must get another time
                 bucket.stamp = stamp.is_settled().then_some(stamp);
-                bucket.refresh(&dir, &mut news)?;
+                bucket.refresh(&dir, store, &mut news)?;
             }
         }
         Ok(news)
@@ -118,14 +133,14 @@ impl Catalog {
 }
 
 impl Bucket {
-    fn refresh(&mut self, dir: &Path, news: &mut Vec<ActionKey>) -> Result<(), StoreError> {
+    fn refresh(&mut self, dir: &Path, store: &Store, news: &mut Vec<ActionKey>) -> Result<(), StoreError> {
         let mut known = std::mem::take(&mut self.records);
         for path in layout::list(dir)? {
             let Some(key) = name_digest(&path, ".json").map(ActionKey::from_digest) else { continue };
             let Some(identity) = identify(&path)? else { continue };
             if let Some(entry) = known.remove(&key).filter(|entry| entry.identity == identity) {
                 self.records.insert(key, entry);
-            } else if let Some(brief) = read(&path, &key) {
+            } else if let Some(brief) = read(store, &path, &key, &identity) {
                 self.records.insert(key, Entry { identity, brief });
                 news.push(key);
             }
@@ -144,7 +159,16 @@ pub(crate) fn identify(path: &Path) -> Result<Option<Identity>, StoreError> {
 }
 
 /// Reads a record; `None` when it is gone.
-fn read(path: &Path, key: &ActionKey) -> Option<Result<Brief, RecordFault>> {
+fn read(
+    store: &Store,
+    path: &Path,
+    key: &ActionKey,
+    identity: &Identity,
+) -> Option<Result<Brief, RecordFault>> {
+    if let Some(found) = store.index().find(store.disk(), key, identity) {
+        let (kind, refs) = (found.stage().to_owned(), found.refs().collect());
+        return Some(Ok(Brief { kind, refs, elapsed_ms: found.elapsed_ms() }));
+    }
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return None,

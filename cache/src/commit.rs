@@ -46,9 +46,12 @@
 //! with other bytes. The tests fail each step in turn, and replay every subset of what a power cut may lose.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
+use std::path::Path;
 
+use crate::catalog::Identity;
 use crate::error::{BlobFault, RecordFault, RecordFlaw, StoreError};
+use crate::index::Found;
 use crate::key::ActionKey;
 use crate::record::{self, ActionRecord, Stored};
 use crate::store::Store;
@@ -68,10 +71,15 @@ pub enum Lookup {
 impl Store {
     /// Looks an action up. Everything its outputs reach is checked by `stat`; nothing is hashed.
     pub fn lookup(&self, key: &ActionKey) -> Lookup {
+        self.lookup_found(key).0
+    }
+
+    /// As [`Self::lookup`], and what the index will say of a hit.
+    pub(crate) fn lookup_found(&self, key: &ActionKey) -> (Lookup, Option<Found>) {
         self.protect_reading(&[*key], []);
         match self.lookup_now(key) {
             // a gc that has it in hand may put it back, or has since the look; another may have committed it anew
-            Lookup::Absent | Lookup::Damaged(RecordFault::BlobMissing { .. }) => {
+            (Lookup::Absent | Lookup::Damaged(RecordFault::BlobMissing { .. }), _) => {
                 self.await_verdict(&Item::Record(*key));
                 self.lookup_now(key)
             }
@@ -79,23 +87,38 @@ impl Store {
         }
     }
 
-    fn lookup_now(&self, key: &ActionKey) -> Lookup {
+    fn lookup_now(&self, key: &ActionKey) -> (Lookup, Option<Found>) {
         let path = self.layout().action(key);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Lookup::Absent,
-            Err(e) => return Lookup::Damaged(RecordFault::Unreadable { path, reason: e.to_string() }),
+        let (text, identity) = match read_identified(&path) {
+            Ok(read) => read,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return (Lookup::Absent, None),
+            Err(e) => {
+                return (Lookup::Damaged(RecordFault::Unreadable { path, reason: e.to_string() }), None);
+            }
         };
         let looked_up = record::decode(&path, key, &text).and_then(|stored| {
             // another may replace the record, and then it no longer keeps these blobs
             self.protect_reading(&[], stored.record.refs.iter());
             self.check_refs(&stored)?;
-            Ok(stored.record)
+            Ok(stored)
         });
         match looked_up {
-            Ok(record) => Lookup::Hit(Box::new(record)),
-            Err(fault) => Lookup::Damaged(fault),
+            Err(fault) => (Lookup::Damaged(fault), None),
+            Ok(stored) => {
+                let found = self.learn(&stored, &identity);
+                (Lookup::Hit(Box::new(stored.record)), found)
+            }
         }
+    }
+
+    /// Tells the index of a sound record, unless it knows.
+    fn learn(&self, stored: &Stored, identity: &Identity) -> Option<Found> {
+        if let Some(known) = self.index().find(self.disk(), &stored.record.key, identity) {
+            return Some(known);
+        }
+        let found = Found::of(stored, identity)?;
+        self.index().note(self.disk(), found.clone());
+        Some(found)
     }
 
     /// Commits an action: from the moment this returns, also a power cut leaves it a hit.
@@ -112,7 +135,9 @@ impl Store {
         let text = record.encode(&sizes).map_err(flawed)?;
         let sync_bucket = |bucket| self.fs().sync_dir(&self.layout().blob_bucket(bucket));
         self.unsynced().sync(record.refs.iter(), sync_bucket)?;
-        self.publish(&text, &self.layout().action(&record.key)).map(drop)
+        let meta = self.publish(&text, &self.layout().action(&record.key))?;
+        self.learn(&Stored { record: record.clone(), sizes }, &Identity::of(&meta));
+        Ok(())
     }
 
     /// Whether every blob of a record is there, with the size it had.
@@ -126,6 +151,15 @@ impl Store {
     fn sizes_of_refs(&self, record: &ActionRecord) -> Result<Vec<u64>, StoreError> {
         record.refs.iter().map(|digest| Ok(self.locate(digest)?.bytes)).collect()
     }
+}
+
+/// A file's content, and which file it was.
+fn read_identified(path: &Path) -> io::Result<(Vec<u8>, Identity)> {
+    let mut file = fs::File::open(path)?;
+    let identity = Identity::of(&file.metadata()?);
+    let mut text = Vec::with_capacity(identity.bytes as usize + 1);
+    file.read_to_end(&mut text)?;
+    Ok((text, identity))
 }
 
 /// Each output must state the size of its blob. `sizes` are in the order of the record's refs.

@@ -95,8 +95,8 @@ fn each_step_may_fail_or_be_the_last() {
             failures += u64::from(run(&dir, &Faults::at(step, fault), false).is_err());
             hits += u64::from(check(dir.path(), &format!("{fault:?} at step {step}")));
         }
-        // in silence may fail: removing a lock's file, putting the lease away, and (then it is emptied) writing it
-        assert!(failures >= total - 6, "{fault:?}: {failures} of {total} failed");
+        // in silence may fail: removing a lock's file, writing the lease (then it is emptied), putting it away, the index
+        assert!(failures >= total - 10, "{fault:?}: {failures} of {total} failed");
         assert!(hits > 0 && hits < total, "{fault:?}: {hits} hits of {total}");
     }
 }
@@ -112,12 +112,14 @@ fn every_nth_step_may_fail_all_along() {
         Fault::TornError(io::ErrorKind::Other),
     ];
     let (mut failed, mut passed) = (0, 0);
-    for (n, fault) in (1..=30_u64).flat_map(|n| kinds.map(|fault| (n, fault))) {
+    for (n, fault) in
+        [1, 2, 3, 4, 5, 7, 9, 11, 13, 17, 23, 29].into_iter().flat_map(|n| kinds.map(|fault| (n, fault)))
+    {
         let dir = memory_dir();
         let file = dir.path().join("linked");
         std::fs::write(&file, b"an owner's file").unwrap();
         store(&dir);
-        for round in 0..6 {
+        for round in 0..4 {
             let Ok(store) = Store::open_with_faults(dir.path(), Faults::every(n, fault)) else { continue };
             for outcome in everything(&store, &file, round) {
                 *if outcome.is_ok() { &mut passed } else { &mut failed } += 1;
@@ -129,7 +131,7 @@ fn every_nth_step_may_fail_all_along() {
         let report = store(&dir).verify(Repair::Nothing);
         assert!(report.is_clean(), "{fault:?} at every step {n}: {:?}", report.faults);
     }
-    assert!(failed > 500 && passed > 500, "{failed} failed, {passed} passed");
+    assert!(failed > 150 && passed > 150, "{failed} failed, {passed} passed");
 }
 
 fn everything(store: &Store, file: &Path, round: u64) -> Vec<Result<(), StoreError>> {

@@ -76,7 +76,7 @@ impl Digest {
     }
 
     /// The 64 hex digits, on the stack.
-    fn hex(&self) -> [u8; 64] {
+    pub(crate) fn hex(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut hex = [0_u8; 64];
         for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {

@@ -43,6 +43,7 @@ use crate::digest::Digest;
 use crate::digests::{DigestMap, DigestSet};
 use crate::error::{BlobFault, RecordFault, StoreError};
 use crate::evict::{self, Victim, Why};
+use crate::index::Index;
 use crate::key::ActionKey;
 use crate::layout::{self, bucket_files, name_digest};
 use crate::lease::Protected;
@@ -375,6 +376,7 @@ impl<'a> Collector<'a> {
     /// Forgets what is only kept for records that are gone.
     fn tidy(&self) -> Result<(), StoreError> {
         let known = |key: &Digest| self.catalog.get(&ActionKey::from_digest(*key)).is_some();
+        Index::rebuild(self.store.disk(), known)?;
         self.store.fold_all_uses(known)
     }
 

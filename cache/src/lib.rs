@@ -35,6 +35,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod batch;
 pub mod blob;
 mod catalog;
 pub mod commit;
@@ -45,6 +46,7 @@ pub mod evict;
 pub mod fault;
 mod fs;
 pub mod gc;
+pub mod index;
 pub mod key;
 pub mod layout;
 pub mod lease;
@@ -65,12 +67,14 @@ pub mod uses;
 pub mod value;
 pub mod verify;
 
+pub use batch::Answer;
 pub use blob::BlobWriter;
 pub use commit::Lookup;
 pub use digest::{Digest, DigestError};
 pub use error::{BlobFault, RecordFault, RecordFlaw, StoreError};
 pub use evict::Why;
 pub use gc::{DEFAULT_GRACE, Evicted, GcMode, GcOptions, GcReport, Kept};
+pub use index::{Found, FoundOutput};
 pub use key::{ActionKey, KEY_SCHEMA, KeyDoc};
 pub use layout::STORE_VERSION;
 pub use list::RecordInfo;

@@ -11,6 +11,7 @@ use crate::blob::Unsynced;
 use crate::error::StoreError;
 use crate::fault::Faults;
 use crate::fs::Fs;
+use crate::index::{Census, Index};
 use crate::layout::{self, Layout};
 use crate::lease::Lease;
 
@@ -27,15 +28,46 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    layout: Layout,
-    fs: Fs,
+    disk: Disk,
     unsynced: Unsynced,
     lease: Lease,
+    index: Index,
+    census: Census,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.lease.release(&self.layout, &self.fs);
+        // only slower lookups are lost when it cannot be written
+        let _unwritten = self.index.flush(&self.disk);
+        let _unwritten = self.census.flush(&self.disk);
+        self.lease.release(&self.disk.layout, &self.disk.fs);
+    }
+}
+
+/// Where things lie, and the hand that changes them.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) layout: Layout,
+    pub(crate) fs: Fs,
+}
+
+impl Disk {
+    /// Writes a small file whole: readers see the old one or the new one, also after a power cut. Answers what `stat`
+    /// says of it.
+    pub(crate) fn publish(&self, bytes: &[u8], to: &Path) -> Result<Metadata, StoreError> {
+        let mut staged = self.fs.stage(&self.layout.staging)?;
+        staged.write_all(bytes)?;
+        staged.sync()?;
+        let meta = staged.publish(to)?;
+        to.parent().map_or(Ok(()), |bucket| self.fs.sync_dir(bucket))?;
+        Ok(meta)
+    }
+
+    /// As [`Self::publish`] without any sync, for files that may be lost and whose seal betrays a torn one.
+    pub(crate) fn publish_advisory(&self, bytes: &[u8], to: &Path) -> Result<(), StoreError> {
+        let mut staged = self.fs.stage(&self.layout.staging)?;
+        staged.write_all(bytes)?;
+        staged.publish(to).map(drop)
     }
 }
 
@@ -67,37 +99,41 @@ impl Store {
     }
 
     pub(crate) fn layout(&self) -> &Layout {
-        &self.inner.layout
+        &self.inner.disk.layout
     }
 
     pub(crate) fn fs(&self) -> &Fs {
-        &self.inner.fs
+        &self.inner.disk.fs
     }
 
     pub(crate) fn unsynced(&self) -> &Unsynced {
         &self.inner.unsynced
     }
 
+    pub(crate) fn index(&self) -> &Index {
+        &self.inner.index
+    }
+
+    pub(crate) fn census(&self) -> &Census {
+        &self.inner.census
+    }
+
     pub(crate) fn lease(&self) -> &Lease {
         &self.inner.lease
     }
 
-    /// Writes a small file whole: readers see the old one or the new one, also after a power cut. Answers what `stat`
-    /// says of it.
-    pub(crate) fn publish(&self, bytes: &[u8], to: &Path) -> Result<Metadata, StoreError> {
-        let mut staged = self.fs().stage(&self.layout().staging)?;
-        staged.write_all(bytes)?;
-        staged.sync()?;
-        let meta = staged.publish(to)?;
-        to.parent().map_or(Ok(()), |bucket| self.fs().sync_dir(bucket))?;
-        Ok(meta)
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.inner.disk
     }
 
-    /// As [`Self::publish`] without any sync, for files that may be lost and whose seal betrays a torn one.
+    /// As [`Disk::publish`].
+    pub(crate) fn publish(&self, bytes: &[u8], to: &Path) -> Result<Metadata, StoreError> {
+        self.disk().publish(bytes, to)
+    }
+
+    /// As [`Disk::publish_advisory`].
     pub(crate) fn publish_advisory(&self, bytes: &[u8], to: &Path) -> Result<(), StoreError> {
-        let mut staged = self.fs().stage(&self.layout().staging)?;
-        staged.write_all(bytes)?;
-        staged.publish(to).map(drop)
+        self.disk().publish_advisory(bytes, to)
     }
 
     /// Moves a file that proved wrong out of the way, so that the next writer stores it anew.
@@ -109,7 +145,13 @@ impl Store {
     fn open_over(root: &Path, fs: Fs) -> Result<Self, StoreError> {
         let layout = Layout::open(root, &fs)?;
         let store = Self {
-            inner: Arc::new(Inner { layout, fs, unsynced: Unsynced::default(), lease: Lease::default() }),
+            inner: Arc::new(Inner {
+                disk: Disk { layout, fs },
+                unsynced: Unsynced::default(),
+                lease: Lease::default(),
+                index: Index::default(),
+                census: Census::default(),
+            }),
         };
         store.recover_trash();
         store.sweep();
