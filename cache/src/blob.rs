@@ -107,7 +107,7 @@ impl Store {
     }
 
     /// Opens a blob; from then on its bytes stay, whatever happens to its name.
-    fn open_blob(&self, digest: &Digest) -> Result<(fs::File, Located), StoreError> {
+    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<(fs::File, Located), StoreError> {
         self.protect_reading(&[], [digest]);
         for _ in 0..LOOKS {
             let found = self.locate(digest)?;

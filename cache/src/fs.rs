@@ -191,6 +191,19 @@ impl Staged {
         self.published = true;
         self.file.metadata().map_err(StoreError::reading("examine", to))
     }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// As [`Self::publish`], where nothing has that name.
+    pub(crate) fn publish_new(mut self, to: &Path) -> Result<(), StoreError> {
+        if !self.fs.rename_new(&self.path, to)? {
+            return Err(StoreError::TargetExists { path: to.to_owned() });
+        }
+        self.published = true;
+        Ok(())
+    }
 }
 
 impl Drop for Staged {

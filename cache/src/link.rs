@@ -5,22 +5,25 @@
 //! files of equal content are several places of one link, and one intact place is enough.
 //!
 //! The stat cache turns this around: from path, size, times and inode to the digest, so that an unchanged file is
-//! hashed once, not once per run.
+//! hashed once, not once per run. Within a process, a path that was linked before costs two `stat`s.
 //!
 //! Why `stat` can be trusted that far: a change of content sets the modification time, and the change time (`ctime`)
 //! as well, which nobody can set back. What is left is a change within the same clock tick as the hashing (git's
 //! "racy" entries): so a file is hashed only once its times lie 40 ms in the past. On file systems with coarser
 //! times (FAT: two seconds) a rewrite of equal size within one tick goes unseen until [`Store::verify`].
 
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::blob::Located;
+use crate::catalog::{Identity, identify};
 use crate::digest::Digest;
 use crate::error::{BlobFault, StoreError};
 use crate::sealed::{self, Format};
@@ -95,6 +98,23 @@ impl Place {
     }
 }
 
+/// Files this process has linked, by the path it was given: a study of a thousand nodes names one checkpoint a thousand
+/// times.
+#[derive(Debug, Default)]
+pub(crate) struct Linked {
+    known: Mutex<HashMap<PathBuf, Known>>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    digest: Digest,
+    /// The file that was hashed, and its device.
+    file: Identity,
+    device: u64,
+    /// The link's own file, as it was written.
+    link: Identity,
+}
+
 impl Store {
     /// Makes a file's content a blob without copying it; answers its digest.
     ///
@@ -104,19 +124,48 @@ impl Store {
     /// [`StoreError::Io`] when the file cannot be read, [`StoreError::UnstableFile`] when it keeps changing,
     /// [`StoreError::NotUtf8`] for a path that JSON cannot hold, and the errors of writing to the store.
     pub fn link_file(&self, path: &Path) -> Result<Digest, StoreError> {
+        if let Some(digest) = self.linked_before(path) {
+            return Ok(digest);
+        }
+        let (digest, place) = self.link_now(path)?;
+        self.note_linked(path, digest, &place);
+        Ok(digest)
+    }
+
+    /// The digest of a file that this process linked, if both the file and the link are as they were.
+    fn linked_before(&self, path: &Path) -> Option<Digest> {
+        let known = self.linked().known.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()?;
+        let meta = fs::metadata(path).ok().filter(Metadata::is_file)?;
+        let link = identify(&self.layout().link(&known.digest)).ok()??;
+        let is_same = (meta.dev(), Identity::of(&meta), link) == (known.device, known.file, known.link);
+        is_same.then_some(known.digest)
+    }
+
+    fn note_linked(&self, path: &Path, digest: Digest, place: &Place) {
+        let (Ok(meta), Ok(Some(link))) = (fs::metadata(path), identify(&self.layout().link(&digest))) else {
+            return;
+        };
+        // of the file that was hashed, not of one that has taken its place since
+        if place.matches(&meta) {
+            let known = Known { digest, file: Identity::of(&meta), device: meta.dev(), link };
+            self.linked().known.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), known);
+        }
+    }
+
+    fn link_now(&self, path: &Path) -> Result<(Digest, Place), StoreError> {
         let real = fs::canonicalize(path).map_err(StoreError::reading("resolve", path))?;
         let real = real.to_str().ok_or_else(|| StoreError::NotUtf8 { path: path.to_owned() })?;
         let now = Place::stat(real)?;
         if let Some(digest) = self.seen(&now) {
             self.protect_blob(&digest)?;
-            self.add_place(digest, now)?;
-            return Ok(digest);
+            self.add_place(digest, now.clone())?;
+            return Ok((digest, now));
         }
         let (digest, place) = hash_at_rest(now)?;
         self.protect_blob(&digest)?;
         self.note_seen(&place, digest)?;
-        self.add_place(digest, place)?;
-        Ok(digest)
+        self.add_place(digest, place.clone())?;
+        Ok((digest, place))
     }
 
     /// Finds a linked blob: the first place that still is what it was.

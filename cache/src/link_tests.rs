@@ -100,10 +100,35 @@ fn an_unchanged_file_is_not_hashed_again() {
     let place = Place::stat(fs::canonicalize(&f.file).unwrap().to_str().unwrap()).unwrap();
     let planted = Digest::of_bytes(b"planted");
     f.store.note_seen(&place, planted).unwrap();
-    assert_eq!(f.store.link_file(&f.file).unwrap(), planted);
+    assert_eq!(f.store.link_file(&f.file).unwrap(), f.digest, "this process knows it by itself");
+    let next = Store::open(f.store.root()).unwrap();
+    assert_eq!(next.link_file(&f.file).unwrap(), planted);
     std::thread::sleep(Duration::from_millis(20));
     fs::File::options().write(true).open(&f.file).unwrap().set_modified(SystemTime::now()).unwrap();
-    assert_eq!(f.store.link_file(&f.file).unwrap(), f.digest);
+    assert_eq!(next.link_file(&f.file).unwrap(), f.digest);
+}
+
+#[test]
+fn a_path_that_leads_to_another_file_by_now_is_looked_at_anew() {
+    let f = fixture();
+    let (link, other) = (f.file.with_file_name("link"), f.file.with_file_name("other"));
+    fs::write(&other, b"others!").unwrap();
+    for (target, content) in [(&f.file, b"tensors"), (&other, b"others!"), (&f.file, b"tensors")] {
+        let _old = fs::remove_file(&link);
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        for _ in 0..2 {
+            assert_eq!(f.store.link_file(&link).unwrap(), Digest::of_bytes(content));
+        }
+    }
+}
+
+#[test]
+fn a_link_that_gc_or_a_repair_removed_is_made_again() {
+    let f = fixture();
+    fs::remove_file(f.store.layout().link(&f.digest)).unwrap();
+    assert!(f.store.contains(&f.digest).is_err());
+    f.store.link_file(&f.file).unwrap();
+    f.store.contains(&f.digest).unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The handle of a store. What it can do is spread over one file per noun: [`crate::blob`] (content),
-//! [`crate::link`] (content that stays with its owner), [`crate::commit`] (action records), [`crate::lock`],
+//! The handle of a store. What it can do is spread over one file per noun: [`crate::blob`] (content), [`crate::link`]
+//! (content that stays with its owner), [`crate::commit`] (action records), [`crate::index`] (many lookups),
+//! [`crate::lock`], [`crate::lease`], [`crate::pin`], [`crate::gc`], [`crate::list`], [`crate::materialise`],
 //! [`crate::verify`], [`crate::usage`], [`crate::memory`].
 
 use std::fs::{File, Metadata, TryLockError};
@@ -14,6 +15,7 @@ use crate::fs::Fs;
 use crate::index::{Census, Index};
 use crate::layout::{self, Layout};
 use crate::lease::Lease;
+use crate::link::Linked;
 
 /// A staged file whose writer is dead is removed after this time: a newborn one is not locked for an instant.
 const SWEEP_AFTER: Duration = Duration::from_mins(1);
@@ -33,6 +35,7 @@ struct Inner {
     lease: Lease,
     index: Index,
     census: Census,
+    linked: Linked,
 }
 
 impl Drop for Inner {
@@ -118,6 +121,10 @@ impl Store {
         &self.inner.census
     }
 
+    pub(crate) fn linked(&self) -> &Linked {
+        &self.inner.linked
+    }
+
     pub(crate) fn lease(&self) -> &Lease {
         &self.inner.lease
     }
@@ -151,6 +158,7 @@ impl Store {
                 lease: Lease::default(),
                 index: Index::default(),
                 census: Census::default(),
+                linked: Linked::default(),
             }),
         };
         store.recover_trash();

@@ -61,11 +61,20 @@ impl Store {
             [&layout.pins, &layout.leases, &layout.uses, &layout.index, &layout.trash].map(|dir| flat(dir));
         let sum = |tallies: &[Tally]| tallies.iter().copied().fold(Tally::default(), Tally::plus);
         let (notes, bookkeeping) = (sum(&notes), sum(&kept));
-        Usage { blobs, linked: self.linked(), records, notes, bookkeeping, staging, damaged, unreadable }
+        Usage {
+            blobs,
+            linked: self.tally_linked(),
+            records,
+            notes,
+            bookkeeping,
+            staging,
+            damaged,
+            unreadable,
+        }
     }
 
     /// Content that is linked and not owned as well; a changed file counts nothing.
-    fn linked(&self) -> Tally {
+    fn tally_linked(&self) -> Tally {
         let links = bucket_files(&self.layout().links).unwrap_or_default();
         let intact = links.iter().filter_map(|path| {
             let digest = name_digest(path, ".json")?;

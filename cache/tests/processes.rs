@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use qpipe_cache::{ActionRecord, KeyDoc, Lookup, OutputRecord, RECORD_SCHEMA, Repair, Store};
+use qpipe_cache::{
+    ActionRecord, Answer, GcOptions, KeyDoc, Lookup, OutputRecord, RECORD_SCHEMA, Repair, Store,
+};
 
 const ROOT: &str = "QPIPE_CACHE_TEST_ROOT";
 
@@ -177,4 +179,119 @@ fn a_kill_at_any_moment_leaves_hits_with_right_bytes_or_misses() {
         assert!(ensure(&store, 1_000_000));
     }
     assert!(hits > 0, "no round came as far as a commit");
+}
+
+fn gc_everything(store: &Store) -> qpipe_cache::GcReport {
+    let options =
+        GcOptions { grace: Duration::ZERO, older_than: Some(Duration::ZERO), ..GcOptions::default() };
+    store.gc(&options).expect("a gc")
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn child_relies_on_what_it_found_until_told() {
+    let root = root_given();
+    let store = Store::open(&root).expect("a store");
+    for n in 0..5 {
+        ensure(&store, n);
+    }
+    note(&root, "relying");
+    while !root.join("enough").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for n in 0..5 {
+        let Lookup::Hit(record) = store.lookup(&doc(n).key()) else { panic!("key {n} is lost") };
+        assert_eq!(store.read(&record.outputs["out"].digest).expect("a blob"), content(n));
+    }
+}
+
+#[test]
+fn what_a_living_process_relies_on_outlives_gc_and_what_a_dead_one_did_does_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut living = child("child_relies_on_what_it_found_until_told", dir.path());
+    wait_for_note(dir.path());
+    assert_eq!(gc_everything(&Store::open(dir.path()).expect("a store")).records.count, 0);
+    fs::write(dir.path().join("enough"), b"").expect("a word");
+    assert!(living.wait().expect("a child").success());
+
+    fs::remove_file(dir.path().join("notes")).expect("the notes");
+    fs::remove_file(dir.path().join("enough")).expect("the word");
+    let mut dying = child("child_relies_on_what_it_found_until_told", dir.path());
+    wait_for_note(dir.path());
+    dying.kill().expect("a kill");
+    dying.wait().expect("an end");
+    let report = gc_everything(&Store::open(dir.path()).expect("a store"));
+    assert_eq!((report.records.count, report.blobs.count, report.kept.blobs.count), (5, 5, 0));
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn child_collects_until_told() {
+    let root = root_given();
+    note(&root, "collecting");
+    while !root.join("enough").exists() {
+        gc_everything(&Store::open(&root).expect("a store"));
+    }
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn child_runs_short_studies() {
+    let root = root_given();
+    for _ in 0..25 {
+        let store = Store::open(&root).expect("a store");
+        for n in 0..5 {
+            ensure(&store, n);
+        }
+        let keys: Vec<_> = (0..5).map(|n| doc(n).key()).collect();
+        for (n, answer) in (0..5).zip(store.lookup_many(&keys)) {
+            let Answer::Hit(found) = answer else { panic!("key {n}: {answer:?}") };
+            let digest = found.output("out").expect("the output").digest;
+            assert_eq!(store.read(&digest).expect("a blob"), content(n));
+        }
+    }
+}
+
+#[test]
+fn studies_in_four_processes_lose_nothing_to_gc_in_a_fifth() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut collector = child("child_collects_until_told", dir.path());
+    wait_for_note(dir.path());
+    let studies: Vec<Child> = (0..4).map(|_| child("child_runs_short_studies", dir.path())).collect();
+    let ends: Vec<bool> =
+        studies.into_iter().map(|mut study| study.wait().expect("a child").success()).collect();
+    fs::write(dir.path().join("enough"), b"").expect("a word");
+    assert!(collector.wait().expect("a child").success());
+    assert_eq!(ends, [true; 4]);
+    assert!(Store::open(dir.path()).expect("a store").verify(Repair::Nothing).is_clean());
+}
+
+#[test]
+fn gc_killed_at_any_moment_leaves_whole_records_or_none() {
+    for round in 0..12_u64 {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("a store");
+        for n in 0..30 {
+            ensure(&store, n);
+        }
+        drop(store);
+        let mut collector = child("child_collects_until_told", dir.path());
+        wait_for_note(dir.path());
+        std::thread::sleep(Duration::from_micros(250 * round));
+        collector.kill().expect("a kill");
+        collector.wait().expect("an end");
+        let store = Store::open(dir.path()).expect("a store");
+        let report = store.verify(Repair::Nothing);
+        assert!(report.is_clean(), "round {round}: {:?}", report.faults);
+        for n in 0..30 {
+            if let Lookup::Hit(record) = store.lookup(&doc(n).key()) {
+                assert_eq!(store.read(&record.outputs["out"].digest).expect("a blob"), content(n));
+            }
+            ensure(&store, n);
+        }
+        drop(store);
+        gc_everything(&Store::open(dir.path()).expect("a store"));
+        let usage = Store::open(dir.path()).expect("a store").du();
+        assert_eq!((usage.blobs.count, usage.records.count), (0, 0), "round {round}");
+    }
 }
