@@ -2,8 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use qpipe_cache::ActionKey;
 use qpipe_engine::run::FailureMode;
 
 /// Declarative pipelines for model-quantization studies.
@@ -85,6 +88,39 @@ pub enum RunsCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
+    /// List what is cached, the last used first.
+    Ls {
+        /// At most so many.
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// The list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove what nothing needs; with a limit, also the least valuable results.
+    Gc(GcArgs),
+    /// Keep results under a name, whatever gc is told.
+    Pin {
+        /// The name; what it held before is replaced.
+        name: String,
+        /// Pins every result of a run.
+        #[arg(long, value_name = "RUN", required_unless_present = "keys")]
+        run: Option<String>,
+        /// Pins single results, by key.
+        #[arg(value_name = "KEY", conflicts_with = "run")]
+        keys: Vec<ActionKey>,
+    },
+    /// Forget a pin.
+    Unpin {
+        /// Its name.
+        name: String,
+    },
+    /// List pins.
+    Pins {
+        /// The list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Re-hash every blob and check every record.
     Verify {
         /// Set aside what is damaged, so that the next run makes it anew.
@@ -97,6 +133,29 @@ pub enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct GcArgs {
+    /// Remove results until the store takes no more than this: `20GiB`, `500MB`. The cheapest to make again per byte go
+    /// first.
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<ByteSize>,
+    /// Remove results not used for so long: `30d`, `12h`.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub max_age: Option<Duration>,
+    /// Keep the results of so many of the latest runs.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub keep_runs: usize,
+    /// Remove nothing younger.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10m")]
+    pub grace: Duration,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The report as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -123,6 +182,14 @@ pub enum Format {
     Jsonl,
 }
 
+/// `30d`, `1h 30m`, `PT5M`; a day has 24 hours.
+fn time(text: &str) -> Result<Duration, String> {
+    let span: jiff::Span = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    let days = jiff::SpanRelativeTo::days_are_24_hours();
+    let time = span.to_duration(days).map_err(|error| error.to_string())?;
+    Duration::try_from(time).map_err(|_| "expected a time that is not negative".into())
+}
+
 fn name_and_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -139,6 +206,17 @@ mod tests {
     #[test]
     fn the_declaration_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_and_sizes_have_units() {
+        assert_eq!(time("30d"), Ok(Duration::from_hours(720)));
+        assert_eq!(time("1h 30m"), Ok(Duration::from_mins(90)));
+        assert!(time("-1h").is_err() && time("7").is_err());
+        let parse = |size: &str| Args::try_parse_from(["qpipe", "cache", "gc", "--max-size", size]);
+        let Command::Cache(CacheCommand::Gc(gc)) = parse("2GiB").unwrap().command else { panic!("it is gc") };
+        assert_eq!(gc.max_size, Some(ByteSize::gib(2)));
+        assert!(parse("much").is_err());
     }
 
     #[test]

@@ -36,6 +36,15 @@ pub enum CliError {
     #[error(transparent)]
     #[diagnostic(code(qpipe::cli::record))]
     Record(#[from] RecordError),
+    #[error("failed to read the record `{}`: {reason}", path.display())]
+    #[diagnostic(code(qpipe::cli::run_record), help("nothing was removed: what that run needs is unknown"))]
+    RunRecord { path: PathBuf, reason: String },
+    #[error("no finished run `{run}`")]
+    #[diagnostic(code(qpipe::cli::no_run), help("`qpipe runs ls` lists them"))]
+    NoRun { run: String },
+    #[error("no pin `{name}`")]
+    #[diagnostic(code(qpipe::cli::no_pin), help("`qpipe cache pins` lists them"))]
+    NoPin { name: String },
     #[error("failed to encode JSON: {0}")]
     #[diagnostic(code(qpipe::cli::json))]
     Json(#[from] serde_json::Error),
@@ -49,7 +58,8 @@ impl CliError {
                 ErrorClass::Config => Exit::Manifest,
                 class => Exit::of_failures(&[class]),
             },
-            Self::NoStore { .. } | Self::Store(_) | Self::Record(_) => Exit::Store,
+            Self::NoStore { .. } | Self::Store(_) | Self::Record(_) | Self::RunRecord { .. } => Exit::Store,
+            Self::NoRun { .. } | Self::NoPin { .. } => Exit::Usage,
             Self::Json(_) => Exit::StageFailed,
         }
     }

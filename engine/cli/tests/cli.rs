@@ -208,3 +208,44 @@ fn a_wrong_command_line_is_usage_and_help_is_data() {
     assert_eq!((help.exit, help.err.as_str()), (Exit::Ok, ""));
     assert!(help.out.contains("plan"), "{}", help.out);
 }
+
+#[test]
+fn gc_keeps_pins_and_latest_runs_and_takes_the_rest() {
+    let lab = Lab::new();
+    let first = run(&lab, &[]);
+    assert_eq!(first.exit, Exit::Ok, "{}", first.err);
+    let id: serde_json::Value = serde_json::from_str(&qpipe(&lab, &["runs", "ls", "--json"]).out).unwrap();
+    let id = id["runs"][0]["run"].as_str().unwrap().to_owned();
+    let count = || {
+        let listed: serde_json::Value =
+            serde_json::from_str(&qpipe(&lab, &["cache", "ls", "--json"]).out).unwrap();
+        listed["records"].as_array().unwrap().len()
+    };
+    let all = count();
+    assert!(all > 0);
+    let none = ["cache", "gc", "--grace", "0s", "--max-size", "0B", "--keep-runs"];
+    let gc = |keep: &str, dry: bool| {
+        let mut args = [&none[..], &[keep]].concat();
+        args.extend(dry.then_some("--dry-run"));
+        let ended = qpipe(&lab, &args);
+        assert_eq!(ended.exit, Exit::Ok, "{}", ended.err);
+        ended.err
+    };
+    assert!(gc("0", true).contains("would remove"));
+    assert_eq!(count(), all, "a dry run removes nothing");
+    gc("1", false);
+    let nodes = count();
+    assert!(nodes > 0 && nodes <= all, "the latest run's results stay");
+    assert_eq!(qpipe(&lab, &["cache", "pin", "paper", "--run", &id]).exit, Exit::Ok);
+    assert!(qpipe(&lab, &["cache", "pins"]).out.contains("paper"));
+    gc("0", false);
+    assert_eq!(count(), nodes, "pinned results stay");
+    assert_eq!(qpipe(&lab, &["cache", "unpin", "paper"]).exit, Exit::Ok);
+    assert_eq!(qpipe(&lab, &["cache", "unpin", "paper"]).exit, Exit::Usage);
+    assert!(gc("0", false).contains("removed"));
+    assert_eq!(count(), 0);
+    let again = run(&lab, &[]);
+    assert_eq!(again.exit, Exit::Ok, "{}", again.err);
+    assert_eq!(count(), all);
+    assert_eq!(qpipe(&lab, &["cache", "pin", "x", "--run", "../runs"]).exit, Exit::Usage);
+}

@@ -2,6 +2,7 @@
 
 mod cache;
 mod check;
+mod gc;
 mod plan;
 mod run;
 mod runs;
@@ -12,7 +13,7 @@ use std::path::Path;
 use qpipe_cache::Store;
 use qpipe_sdk::{Cancel, StageRegistry};
 
-use crate::args::{Args, CacheCommand, Command, RunsCommand};
+use crate::args::{Args, Command, RunsCommand};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::printer::Printer;
@@ -29,10 +30,7 @@ pub fn run(
         Command::Plan(plan) => plan::plan(registry, &args.store, plan, printer),
         Command::Check(study) => check::check(registry, study, printer),
         Command::Runs(RunsCommand::Ls { json }) => runs::ls(&existing(&args.store)?, *json, printer),
-        Command::Cache(CacheCommand::Verify { repair }) => {
-            Ok(cache::verify(&existing(&args.store)?, *repair, printer))
-        }
-        Command::Cache(CacheCommand::Du { json }) => cache::du(&existing(&args.store)?, *json, printer),
+        Command::Cache(command) => cache::run(&existing(&args.store)?, command, printer),
     }
 }
 
