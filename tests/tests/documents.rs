@@ -43,10 +43,12 @@ fn kdl_blocks_of_the_documents_are_valid_manifests() {
     let mut paths = Vec::new();
     documents(&root(), &mut paths);
     let registry = qpipe_stages::registry();
+    let files = |path: &Path| fs::read_to_string(path);
+    let options = LoadOptions { files: &files, ..LoadOptions::default() };
     let mut checked = 0;
     for path in paths {
         for block in blocks(&fs::read_to_string(&path).unwrap()) {
-            let result = load_study(&path, &block, &LoadOptions::default(), &registry);
+            let result = load_study(&path, &block, &options, &registry);
             assert!(result.is_ok(), "{}: {:?}\n{block}", path.display(), result.err());
             checked += 1;
         }

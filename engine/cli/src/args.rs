@@ -53,9 +53,9 @@ pub struct RunArgs {
     /// Run every node, also those whose results are in the store.
     #[arg(long)]
     pub force: bool,
-    /// What a failed stage means for the others.
-    #[arg(long, value_enum, default_value_t = Failure::FailFast, value_name = "MODE")]
-    pub failure: Failure,
+    /// What a failed stage means for the others; by default what the manifest says, or else fail-fast.
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub failure: Option<Failure>,
     /// How many nodes may run at once; every built-in stage uses all cores by itself.
     #[arg(long, default_value_t = NonZeroUsize::MIN, value_name = "N")]
     pub jobs: NonZeroUsize,

@@ -2,10 +2,14 @@
 //! is hashed or run; it is a pure function of the manifest's text and the overrides.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 use qpipe_sdk::{Params, Value};
 use serde::Serialize;
+
+use crate::run::FailureMode;
+use crate::sources::Sources;
 
 /// Index of a node in [`Study::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -17,7 +21,7 @@ pub struct NodeId(pub usize);
 #[serde(transparent)]
 pub struct CellId(pub usize);
 
-/// A place in the manifest's text, in bytes.
+/// A place in the texts of a study, in bytes; see [`Sources`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Span {
     pub offset: usize,
@@ -28,15 +32,28 @@ pub struct Span {
 #[derive(Clone, Debug)]
 pub struct Study {
     pub name: String,
-    /// The manifest's path and text, for diagnostics and for the run record.
-    pub path: PathBuf,
-    pub text: String,
+    /// The manifest and what it includes, for diagnostics and for the run record.
+    pub sources: Arc<Sources>,
     pub cells: Vec<Cell>,
     /// Distinct nodes in topological order: inputs come before their users.
     pub nodes: Vec<Node>,
     pub report: ReportSpec,
+    /// What a failed stage means for the others, if the manifest's `defaults` say so.
+    pub failure: Option<FailureMode>,
     /// `--set` overrides that were applied, as given.
     pub overrides: Vec<(String, String)>,
+}
+
+impl Study {
+    /// The manifest's path, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.sources.root().path
+    }
+
+    /// The manifest's text.
+    pub fn text(&self) -> &str {
+        &self.sources.root().text
+    }
 }
 
 /// One cell: the template graph with a set of overrides.

@@ -6,4 +6,5 @@ pub mod plan;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod sources;
 mod study;

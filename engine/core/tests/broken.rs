@@ -22,7 +22,7 @@ fn messages() {
         .join("tests/broken");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(files.len() >= 25, "the corpus is missing");
+    assert!(files.len() >= 60, "the corpus is missing");
     for file in files {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&file).unwrap();

@@ -82,7 +82,7 @@ fn each_cell_has_the_override_it_is_named_after() {
     assert_eq!(overrides[4], ["weights.compute-dtype = bf16"]);
     assert!(study.cells[1..].iter().all(|cell| cell.baseline == Some(study.cells[0].id)));
     let span = study.cells[1].overrides[0].span;
-    assert_eq!(&study.text[span.offset..span.offset + span.len], "fp4");
+    assert_eq!(study.sources.text_at(span.offset, span.len), "fp4");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn an_override_drops_what_it_makes_inapplicable() {
     assert_eq!(int8.label, "weights [scheme=int8]");
     assert_eq!(int8.params.0.keys().collect::<Vec<_>>(), ["compute-dtype", "scheme", "skip"]);
     let span = int8.spans["scheme"];
-    assert_eq!(&study.text[span.offset..span.offset + span.len], "int8");
+    assert_eq!(study.sources.text_at(span.offset, span.len), "int8");
     assert_eq!(baseline.label, "weights [baseline]");
     assert_eq!(node(&study, &study.cells[2], "quality").label, "quality [scheme=int8]");
 }
@@ -274,4 +274,90 @@ fn ten_thousand_cells_are_expanded_one_by_one() {
     assert_eq!(study.cells.len(), 10_000);
     assert_eq!(nodes_by_stage(&study)["speed"], 10_000);
     assert_eq!(nodes_by_stage(&study)["quality"], 1);
+}
+
+/// The example, its load moved to a file of its own in a folder of its own.
+fn divided() -> String {
+    let load = &ABLATION[ABLATION.find("load").unwrap()..ABLATION.find("quantize").unwrap()];
+    let rest = ABLATION.replace(load, "include \"parts/base.kdl\"\n");
+    let load = load.replace("embedded=tiny", "path=\"models/tiny\"");
+    format!("{rest}\n//# parts/base.kdl\nqpipe 1 name=parts\n{load}")
+}
+
+#[test]
+fn an_include_stands_for_its_nodes_and_its_paths_start_from_it() {
+    let study = study(&divided());
+    assert_eq!(study.cells.len(), 5);
+    assert_eq!((study.name.as_str(), study.sources.includes().len()), ("ablation", 1));
+    let load = node(&study, &study.cells[0], "base");
+    let path = Value::File("/studies/parts/models/tiny".into());
+    assert_eq!(load.params.get("from.path"), Some(&path));
+    let span = load.spans["from.path"];
+    assert_eq!(study.sources.text_at(span.offset, span.len), "path=\"models/tiny\"");
+    assert_eq!(study.sources.place(span.offset), "base.kdl:3:10");
+}
+
+#[test]
+fn the_digest_of_a_study_covers_its_includes() {
+    let text = divided();
+    let digest = |text: &str| study(text).sources.digest();
+    assert_eq!(digest(&text), digest(&text));
+    assert_ne!(digest(&text), digest(&text.replace("models/tiny", "models/other")));
+    assert_ne!(digest(&text), digest(&text.replace("seed 42", "seed 43")));
+}
+
+#[test]
+fn a_variable_with_a_path_keeps_the_folder_it_was_written_in() {
+    let text = "qpipe 1 name=x\ninclude \"parts/vars.kdl\"\nload base { from path=(var)model }\n\
+                //# parts/vars.kdl\nqpipe 1\nvars { model \"tiny\" }\n";
+    let load = &study(text).nodes[0];
+    assert_eq!(load.params.get("from.path"), Some(&Value::File("/studies/parts/tiny".into())));
+}
+
+fn with_defaults(defaults: &str) -> Study {
+    study(&ABLATION.replacen("load base", &format!("defaults {{ {defaults} }}\nload base"), 1))
+}
+
+#[test]
+fn defaults_fill_in_what_a_stage_does_not_say() {
+    let text = replaced("    compute-dtype f16\n", "");
+    let text = text.replacen("load base", "defaults { quantize { compute-dtype f32 } }\nload base", 1);
+    let study = study(&text);
+    let weights = node(&study, &study.cells[0], "weights");
+    assert_eq!(weights.params.text("compute-dtype"), Some("f32"));
+    let span = weights.spans["compute-dtype"];
+    assert_eq!(study.sources.place(span.offset), "ablation.kdl:5:37".replace("ablation", "study"));
+    let own = with_defaults("quantize { compute-dtype f32 }");
+    assert_eq!(node(&own, &own.cells[0], "weights").params.text("compute-dtype"), Some("f16"));
+}
+
+#[test]
+fn a_default_that_does_not_apply_is_dropped() {
+    let text = "qpipe 1 name=x\ndefaults { quantize { scheme block=128 } }\nload b { from embedded=tiny }\n\
+                quantize w { model b; scheme int8 }\nquantize v { model b; scheme nf4 }";
+    let study = study(text);
+    let params = |stage| &node(&study, &study.cells[0], stage).params;
+    assert!(!params("w").has("scheme.block"));
+    assert_eq!(params("v").int("scheme.block"), Some(128));
+}
+
+#[test]
+fn a_group_and_a_choice_are_taken_as_the_stage_writes_them() {
+    let study = with_defaults("load { from path=\"elsewhere\" }; evaluate { task mmlu; task boolq limit=3 }");
+    assert!(!node(&study, &study.cells[0], "base").params.has("from.path"));
+    let quality = &node(&study, &study.cells[0], "quality").params;
+    assert_eq!((quality.has("task.mmlu"), quality.int("task.boolq.limit")), (false, Some(500)));
+    let bare = "qpipe 1 name=x\ndefaults { load { from embedded=tiny }; evaluate { task boolq limit=3 } }\n\
+                load b\nevaluate e { model b }\nevaluate f { model b; task mmlu }";
+    let study = self::study(bare);
+    assert_eq!(node(&study, &study.cells[0], "e").params.int("task.boolq.limit"), Some(3));
+    assert!(!node(&study, &study.cells[0], "f").params.has("task.boolq"));
+}
+
+#[test]
+fn defaults_say_what_a_failure_means() {
+    use qpipe_engine::run::FailureMode;
+    assert_eq!(study(ABLATION).failure, None);
+    assert_eq!(with_defaults("failure keep-going").failure, Some(FailureMode::KeepGoing));
+    assert_eq!(with_defaults("failure skip-dependents").failure, Some(FailureMode::KeepGoing));
 }

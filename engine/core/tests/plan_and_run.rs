@@ -61,7 +61,7 @@ fn one_changed_parameter_re_runs_its_node_and_what_depends_on_it() {
         explained(&study, &plan, 1),
         ["`weights.scheme` changed from `nf4` to `int8` (lab.kdl:5:5)"],
         "{}",
-        study.text
+        study.text()
     );
     assert!(matches!(&plan.nodes[2].state, NodeState::Pending { on } if on == &[NodeId(1)]));
     let (result, events) = lab.run_with(&study, &plan, &RunOptions::default());

@@ -33,7 +33,7 @@ pub(super) fn run(
     let plan = plan::plan(&study, registry, &store, &PlanOptions { force: force(args.force) })?;
     let mut recorder = record(&store, &study, &plan, printer);
     let options = RunOptions {
-        failure: args.failure.into(),
+        failure: args.failure.map(Into::into).or(study.failure).unwrap_or_default(),
         slots: args.jobs,
         cancel: cancel.clone(),
         ..RunOptions::default()

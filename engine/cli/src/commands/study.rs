@@ -1,7 +1,11 @@
 //! A study from the command line's arguments.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
 use qpipe_engine::graph::Study;
-use qpipe_engine::manifest::{LoadOptions, load_study};
+use qpipe_engine::manifest::{LoadOptions, MAX_BYTES, load_study};
 use qpipe_sdk::StageRegistry;
 
 use crate::args::StudyArgs;
@@ -11,10 +15,18 @@ use crate::error::CliError;
 pub(super) fn load(registry: &StageRegistry, args: &StudyArgs) -> Result<Study, CliError> {
     let path = &args.manifest;
     let unreadable = |source| CliError::ManifestFile { path: path.clone(), source };
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let text = read_text(path).map_err(unreadable)?;
     let env = |name: &str| std::env::var(name).ok();
     // a path that a shell completed is relative to where the user stands
     let here = std::env::current_dir().ok();
-    let options = LoadOptions { sets: &args.sets, sets_folder: here.as_deref(), env: &env };
+    let options =
+        LoadOptions { sets: &args.sets, sets_folder: here.as_deref(), env: &env, files: &read_text };
     Ok(load_study(path, &text, &options, registry)?)
+}
+
+/// The text of a manifest, up to a length that the reader refuses anyway: an endless file ends here.
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    Ok(text)
 }

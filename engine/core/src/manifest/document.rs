@@ -28,21 +28,30 @@ pub(crate) struct Document<'t, 'r> {
     /// `ablate`, `sweep` and `run`, in order.
     pub(crate) groups: Vec<&'t KdlNode>,
     pub(crate) report: Option<&'t KdlNode>,
+    pub(crate) defaults: Option<&'t KdlNode>,
+}
+
+/// Whether a header must name the study.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    Required,
+    /// In an included text, whose name is nobody's.
+    Optional,
 }
 
 impl<'t, 'r> Document<'t, 'r> {
-    /// `None` if the header says that this is no manifest of ours; what it contains is not looked at then.
+    /// Sorts the nodes of a manifest whose header was read.
     pub(crate) fn read(
-        tree: &'t KdlDocument,
+        name: String,
+        nodes: &'t [KdlNode],
         registry: &'r StageRegistry,
         errors: &mut Errors,
-    ) -> Option<Self> {
-        let mut document = Self { name: header(tree, errors)?, ..Self::default() };
-        let first = tree.nodes().first();
-        for node in tree.nodes() {
-            document.sort(node, first, registry, errors);
+    ) -> Self {
+        let mut document = Self { name, ..Self::default() };
+        for node in nodes {
+            document.sort(node, nodes.first(), registry, errors);
         }
-        Some(document)
+        document
     }
 
     fn sort(
@@ -57,25 +66,13 @@ impl<'t, 'r> Document<'t, 'r> {
             "qpipe" => repeated_header(node, first, errors),
             "vars" => self.vars.push(node),
             "ablate" | "sweep" | "run" => self.groups.push(node),
-            "report" => self.set_report(node, errors),
-            name @ ("include" | "defaults" | "plugin") => not_supported(name, node, errors),
+            "report" => set_once(&mut self.report, node, errors),
+            "defaults" => set_once(&mut self.defaults, node, errors),
+            name @ "plugin" => not_supported(name, node, errors),
             kind => match registry.get(kind) {
                 Some(stage) => self.stages.push((node, stage)),
                 None => self.set_unknown(node, registry, errors),
             },
-        }
-    }
-
-    fn set_report(&mut self, node: &'t KdlNode, errors: &mut Errors) {
-        match self.report {
-            None => self.report = Some(node),
-            Some(first) => errors.push(ManifestError::Duplicate {
-                what: "section",
-                name: "report".into(),
-                span: name_span(node).into(),
-                first: name_span(first).into(),
-                help: Some("write one `report` with both contents".into()),
-            }),
         }
     }
 
@@ -85,6 +82,22 @@ impl<'t, 'r> Document<'t, 'r> {
         errors.push(ManifestError::UnknownStage { name, span: name_span(node).into(), help });
         self.unknown.push(node);
     }
+}
+
+/// Notes a section that stands once.
+fn set_once<'t>(place: &mut Option<&'t KdlNode>, node: &'t KdlNode, errors: &mut Errors) {
+    let Some(first) = *place else {
+        *place = Some(node);
+        return;
+    };
+    let name = node.name().value();
+    errors.push(ManifestError::Duplicate {
+        what: "section",
+        name: name.into(),
+        span: name_span(node).into(),
+        first: name_span(first).into(),
+        help: Some(format!("write one `{name}` with both contents")),
+    });
 }
 
 /// Refuses `(type)node`: annotations belong to values.
@@ -190,10 +203,11 @@ pub(crate) fn not_supported(what: &str, node: &KdlNode, errors: &mut Errors) {
     });
 }
 
-/// The study's name, from a header of a version that is known.
-fn header(tree: &KdlDocument, errors: &mut Errors) -> Option<String> {
+/// The study's name, from a header of a version that is known; `None` if the text, which begins at `base`, is no
+/// manifest of ours, and what it contains is better not looked at.
+pub(crate) fn header(tree: &KdlDocument, base: usize, naming: Naming, errors: &mut Errors) -> Option<String> {
     let Some(first) = tree.nodes().first() else {
-        errors.push(ManifestError::MissingHeader { span: SourceSpan::new(0.into(), 0) });
+        errors.push(ManifestError::MissingHeader { span: SourceSpan::new(base.into(), 0) });
         return None;
     };
     let header = tree.nodes().iter().find(|node| node.name().value() == "qpipe");
@@ -207,7 +221,7 @@ fn header(tree: &KdlDocument, errors: &mut Errors) -> Option<String> {
     }
     version(header, errors)?;
     refuse_block(header, errors);
-    Some(study_name(header, errors))
+    Some(study_name(header, naming, errors))
 }
 
 fn version(header: &KdlNode, errors: &mut Errors) -> Option<()> {
@@ -238,7 +252,7 @@ fn version(header: &KdlNode, errors: &mut Errors) -> Option<()> {
 }
 
 /// The study's name; empty after an error.
-fn study_name(header: &KdlNode, errors: &mut Errors) -> String {
+fn study_name(header: &KdlNode, naming: Naming, errors: &mut Errors) -> String {
     let mut name: Option<&KdlEntry> = None;
     for (property, entry) in properties(header) {
         if property != "name" {
@@ -255,7 +269,9 @@ fn study_name(header: &KdlNode, errors: &mut Errors) -> String {
         }
     }
     let Some(entry) = name else {
-        errors.push(ManifestError::MissingStudyName { span: header_span(header).into() });
+        if naming == Naming::Required {
+            errors.push(ManifestError::MissingStudyName { span: header_span(header).into() });
+        }
         return String::new();
     };
     let word = plain_word(header, entry, "a name", errors).unwrap_or_default();

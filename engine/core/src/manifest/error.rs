@@ -6,11 +6,11 @@
 //! whether it is a cause (see [`super::stages`] for how names of broken stages stay known).
 
 use std::collections::HashSet;
-use std::path::Path;
 
-use miette::{Diagnostic, LabeledSpan, NamedSource, SourceSpan};
+use miette::{Diagnostic, LabeledSpan, SourceSpan};
 
 use crate::graph::Span;
+use crate::sources::Sources;
 
 impl From<Span> for SourceSpan {
     fn from(span: Span) -> Self {
@@ -18,14 +18,14 @@ impl From<Span> for SourceSpan {
     }
 }
 
-/// Everything that is wrong with a manifest, with its text.
+/// Everything that is wrong with a manifest, with its text and those it includes.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("`{path}` has {} error{}", errors.len(), if errors.len() == 1 { "" } else { "s" })]
 #[diagnostic(code(qpipe::manifest))]
 pub struct ManifestErrors {
     path: String,
     #[source_code]
-    text: NamedSource<String>,
+    sources: Sources,
     #[related]
     errors: Vec<ManifestError>,
 }
@@ -63,11 +63,15 @@ impl Errors {
     }
 
     /// The errors with the text they point into, ordered by place; those of the command line come first.
-    pub(crate) fn into_report(self, path: &Path, text: &str) -> ManifestErrors {
+    pub(crate) fn into_report(self, sources: Sources) -> ManifestErrors {
         let mut errors = self.list;
         errors.sort_by_key(ManifestError::offset);
-        let path = path.display().to_string();
-        ManifestErrors { text: NamedSource::new(&path, text.to_owned()), path, errors }
+        let path = sources.root().path.display().to_string();
+        ManifestErrors { path, sources, errors }
+    }
+
+    pub(crate) fn into_list(self) -> Vec<ManifestError> {
+        self.list
     }
 }
 
@@ -85,9 +89,9 @@ pub enum ManifestError {
         #[help]
         help: Option<String>,
     },
-    #[error("the manifest has {bytes} bytes; the limit is {limit}")]
+    #[error("the manifest has more than {limit} bytes")]
     #[diagnostic(code(qpipe::manifest::too_large), help("name fewer values, or split the study"))]
-    TooLarge { bytes: usize, limit: usize },
+    TooLarge { limit: u64 },
     #[error("the character U+{code:04X} is not allowed")]
     #[diagnostic(code(qpipe::manifest::forbidden_character), help("remove this invisible character"))]
     ForbiddenCharacter {
@@ -143,6 +147,33 @@ pub enum ManifestError {
     #[diagnostic(code(qpipe::manifest::missing_study_name), help("add `name=my-study`"))]
     MissingStudyName {
         #[label("no `name` here")]
+        span: SourceSpan,
+    },
+
+    // ---- includes
+    #[error("cannot include `{path}`: {reason}")]
+    #[diagnostic(
+        code(qpipe::manifest::unreadable_include),
+        help("paths are relative to the file that includes")
+    )]
+    UnreadableInclude {
+        path: String,
+        reason: String,
+        #[label("included here")]
+        span: SourceSpan,
+    },
+    #[error("manifests include each other in a circle: {path}")]
+    #[diagnostic(code(qpipe::manifest::include_cycle), help("remove one of these includes"))]
+    IncludeCycle {
+        path: String,
+        #[label(collection)]
+        links: Vec<LabeledSpan>,
+    },
+    #[error("the manifest includes more than {limit} files")]
+    #[diagnostic(code(qpipe::manifest::too_many_includes), help("put what belongs together into one file"))]
+    TooManyIncludes {
+        limit: usize,
+        #[label("one too many")]
         span: SourceSpan,
     },
 
@@ -214,6 +245,14 @@ pub enum ManifestError {
         what: &'static str,
         name: String,
         #[label("rename this")]
+        span: SourceSpan,
+    },
+    #[error("`{port}` is an input of `{kind}`, and inputs have no defaults")]
+    #[diagnostic(code(qpipe::manifest::input_default), help("every stage names its inputs itself"))]
+    InputDefault {
+        port: String,
+        kind: String,
+        #[label("an input, not a parameter")]
         span: SourceSpan,
     },
     #[error("{what} is not supported yet")]
@@ -506,6 +545,19 @@ pub enum ManifestError {
 }
 
 impl ManifestError {
+    /// An error of the text alone, as the error of a text that begins at `base`.
+    pub(crate) fn moved(mut self, base: usize) -> Self {
+        if let Self::Syntax { span, .. }
+        | Self::ForbiddenCharacter { span, .. }
+        | Self::TooDeep { span, .. }
+        | Self::UnmatchedBrace { span }
+        | Self::MissingHeader { span } = &mut self
+        {
+            *span = SourceSpan::new((span.offset() + base).into(), span.len());
+        }
+        self
+    }
+
     /// Where the first label of the error stands; errors of the command line stand nowhere, before everything.
     pub fn offset(&self) -> Option<usize> {
         self.labels().and_then(|mut labels| labels.next()).map(|label| label.offset())

@@ -207,7 +207,7 @@ impl Reader<'_, '_> {
         let ty = self.template.param_type(path);
         let mut values: Vec<Choice> = Vec::new();
         for literal in literals {
-            match coerce(&literal.value, &ty, self.scope.folder()) {
+            match coerce(&literal.value, &ty, self.scope.folder_of(literal)) {
                 Ok(value) => values.push(Choice { value, span: literal.span }),
                 Err(misfit) => self.errors.push(misfit.at(&self.template.display(path), literal)),
             }
@@ -264,7 +264,7 @@ impl Reader<'_, '_> {
             return None;
         };
         let literal = self.scope.literal(entry, self.errors)?;
-        match coerce(&literal.value, &self.template.param_type(&path), self.scope.folder()) {
+        match coerce(&literal.value, &self.template.param_type(&path), self.scope.folder_of(&literal)) {
             Err(misfit) => self.errors.push(misfit.at(text, &literal)),
             Ok(value) => {
                 let known = &self.axes[axis].values;

@@ -1,19 +1,26 @@
 //! The way from text to a study, step by step; each step reports all it finds.
 
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
+use kdl::KdlNode;
 use qpipe_sdk::StageRegistry;
 
-use super::document::Document;
+use super::defaults::Defaults;
+use super::document::{Document, Naming, header};
 use super::error::{Errors, ManifestError, ManifestErrors};
 use super::groups::read_groups;
+use super::include::splice;
 use super::report::read_report;
 use super::scope::Scope;
 use super::sets;
 use super::syntax;
 use super::template::Template;
-use crate::graph::{Span, Study};
-use crate::study::{Request, expand, refuse_inapplicable};
+use crate::graph::{ReportSpec, Span, Study};
+use crate::run::FailureMode;
+use crate::sources::Sources;
+use crate::study::{Expanded, Request, expand, refuse_inapplicable};
 
 /// What a manifest's meaning depends on besides its text and path.
 #[derive(Clone, Copy)]
@@ -24,20 +31,25 @@ pub struct LoadOptions<'a> {
     pub sets_folder: Option<&'a Path>,
     /// The environment, for `(env)NAME`.
     pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Texts by their paths, for `include`.
+    pub files: &'a dyn Fn(&Path) -> io::Result<String>,
 }
 
 impl Default for LoadOptions<'_> {
-    /// No overrides, and an environment without variables.
+    /// No overrides, an environment without variables, and no files.
     fn default() -> Self {
-        fn nothing(_: &str) -> Option<String> {
+        fn no_variable(_: &str) -> Option<String> {
             None
         }
-        Self { sets: &[], sets_folder: None, env: &nothing }
+        fn no_file(_: &Path) -> io::Result<String> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        Self { sets: &[], sets_folder: None, env: &no_variable, files: &no_file }
     }
 }
 
 /// Reads and expands a manifest. `path` names it in messages, and its folder is the base of the relative paths in
-/// it; the file itself is not read.
+/// it; the file itself is not read, and what it includes comes from `options` alone.
 ///
 /// # Errors
 /// Everything that is wrong with the manifest or the overrides, at once.
@@ -47,42 +59,73 @@ pub fn load_study(
     options: &LoadOptions<'_>,
     registry: &StageRegistry,
 ) -> Result<Study, ManifestErrors> {
-    let mut errors = Errors::default();
-    match load(path, text, options, registry, &mut errors) {
-        Some(study) if errors.is_empty() => Ok(study),
-        _ => Err(errors.into_report(path, text)),
+    let (mut errors, mut sources) = (Errors::default(), Sources::new(path, text));
+    let nodes = read_nodes(text, options, &mut sources, &mut errors);
+    let parts = nodes.and_then(|(name, nodes)| {
+        let document = Document::read(name, &nodes, registry, &mut errors);
+        load(&document, &sources, options, registry, &mut errors)
+    });
+    match parts {
+        Some(parts) if errors.is_empty() => Ok(parts.study(sources, options)),
+        _ => Err(errors.into_report(sources)),
+    }
+}
+
+/// The study's name and every node of the manifest and its includes.
+fn read_nodes(
+    text: &str,
+    options: &LoadOptions<'_>,
+    sources: &mut Sources,
+    errors: &mut Errors,
+) -> Option<(String, Vec<KdlNode>)> {
+    let tree = syntax::parse(text, errors)?;
+    let name = header(&tree, 0, Naming::Required, errors)?;
+    Some((name, splice(&tree, options.files, sources, errors)?))
+}
+
+/// A study without its texts, which are still borrowed while it is made.
+struct Parts {
+    name: String,
+    expanded: Expanded,
+    report: ReportSpec,
+    failure: Option<FailureMode>,
+}
+
+impl Parts {
+    fn study(self, sources: Sources, options: &LoadOptions<'_>) -> Study {
+        Study {
+            name: self.name,
+            sources: Arc::new(sources),
+            cells: self.expanded.cells,
+            nodes: self.expanded.nodes,
+            report: self.report,
+            failure: self.failure,
+            overrides: options.sets.to_vec(),
+        }
     }
 }
 
 fn load(
-    path: &Path,
-    text: &str,
+    document: &Document<'_, '_>,
+    sources: &Sources,
     options: &LoadOptions<'_>,
     registry: &StageRegistry,
     errors: &mut Errors,
-) -> Option<Study> {
-    let tree = syntax::parse(text, errors)?;
-    let document = Document::read(&tree, registry, errors)?;
-    let mut scope = Scope::new(path, sets::variables(options.sets), options.sets_folder, options.env);
+) -> Option<Parts> {
+    let mut scope = Scope::new(sources, sets::variables(options.sets), options.sets_folder, options.env);
     document.vars.iter().for_each(|section| scope.define_all(section, errors));
     scope.check_sets(errors);
-    let mut template = Template::read(&document, &scope, errors);
-    refuse_empty(&document, registry, errors);
+    let defaults = Defaults::read(document.defaults, registry, &scope, errors);
+    let mut template = Template::read(document, &defaults, &scope, errors);
+    refuse_empty(document, registry, errors);
     refuse_inapplicable(&template, errors);
     let set = sets::set_params(options.sets, &mut template, &scope, errors);
     let groups = read_groups(&document.groups, &template, &scope, errors);
     let report = read_report(document.report, &template, errors);
-    let request = Request { template: &template, groups: &groups, set: &set, folder: scope.folder() };
+    let folder = sources.root().folder();
+    let request = Request { template: &template, groups: &groups, set: &set, folder };
     let expanded = expand(&request, errors)?;
-    Some(Study {
-        name: document.name,
-        path: path.to_owned(),
-        text: text.to_owned(),
-        cells: expanded.cells,
-        nodes: expanded.nodes,
-        report,
-        overrides: options.sets.to_vec(),
-    })
+    Some(Parts { name: document.name.clone(), expanded, report, failure: defaults.failure })
 }
 
 fn refuse_empty(document: &Document<'_, '_>, registry: &StageRegistry, errors: &mut Errors) {

@@ -3,9 +3,10 @@
 //! | step | module | knows |
 //! |---|---|---|
 //! | text → KDL tree | `syntax` | bounds on nesting; one message per slip |
+//! | other files | `include` | whose nodes stand where; spans across files are [`crate::sources`] |
 //! | top level | `document` | header, version, which node is what |
 //! | values | `scope`, `typed` | variables, paths, environment, units; declared types |
-//! | stages | `stages`, `template` | schemas, ports, cycles |
+//! | stages | `defaults`, `stages`, `template` | schemas, ports, cycles |
 //! | overrides | `sets`, `groups` | `--set`; `ablate`, `sweep`, `run` |
 //! | cells, nodes | [`crate::study`] | what each cell changes, which work is shared |
 //!
@@ -15,9 +16,11 @@
 //!
 //! Nothing is silently ignored: a node, argument or property that no step reads is an error.
 
+mod defaults;
 mod document;
 mod error;
 mod groups;
+mod include;
 mod load;
 mod near;
 mod report;
@@ -30,8 +33,9 @@ mod typed;
 
 pub use error::{ManifestError, ManifestErrors};
 pub use load::{LoadOptions, load_study};
+pub use syntax::MAX_BYTES;
 
 pub(crate) use error::Errors;
 pub(crate) use groups::{Axis, Choice, Form, Group};
-pub(crate) use stages::StageDecl;
+pub(crate) use stages::{Giver, StageDecl};
 pub(crate) use template::{ParamPath, Template};

@@ -1,4 +1,4 @@
-//! What a written value means: variables, paths relative to the manifest, the environment, units.
+//! What a written value means: variables, paths relative to the file they stand in, the environment, units.
 //!
 //! Annotations are types, not templates: `(var)samples` is a value wherever a value may stand, and never part of a
 //! string. This crate reads neither the environment nor the working directory's variables by itself: the caller
@@ -14,6 +14,7 @@ use super::error::{Checked, Errors, ManifestError};
 use super::near::suggest;
 use super::syntax::{arguments, children, entry_span, header_span, name_span, properties};
 use crate::graph::Span;
+use crate::sources::Sources;
 
 /// Byte units, and their size in bytes.
 const BYTES: [(&str, i64); 6] = [
@@ -52,25 +53,23 @@ pub(crate) struct Scope<'a> {
     sets: BTreeMap<String, String>,
     /// Names whose definition was refused: their users are not blamed for it.
     broken: Vec<String>,
-    folder: PathBuf,
+    sources: &'a Sources,
     /// Where relative paths in `sets` start from.
     sets_folder: PathBuf,
     env: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl<'a> Scope<'a> {
-    /// A scope for a manifest at `path`, whose folder is the base of relative paths; `sets` are the variables that
-    /// the command line replaces, with paths relative to `sets_folder` (else to the manifest's).
+    /// A scope for the manifest in `sources`; `sets` are the variables that the command line replaces, with paths
+    /// relative to `sets_folder` (else to the manifest's folder).
     pub(crate) fn new(
-        path: &Path,
+        sources: &'a Sources,
         sets: BTreeMap<String, String>,
         sets_folder: Option<&Path>,
         env: &'a dyn Fn(&str) -> Option<String>,
     ) -> Self {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-        let sets_folder = sets_folder.map_or_else(|| folder.clone(), Path::to_owned);
-        Self { vars: BTreeMap::new(), sets, broken: Vec::new(), folder, sets_folder, env }
+        let sets_folder = sets_folder.unwrap_or(sources.root().folder()).to_owned();
+        Self { vars: BTreeMap::new(), sets, broken: Vec::new(), sources, sets_folder, env }
     }
 
     /// Where relative paths on the command line start from.
@@ -78,8 +77,13 @@ impl<'a> Scope<'a> {
         &self.sets_folder
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+    /// Where a relative path in a value starts from: the folder of the text in which it is written.
+    pub(crate) fn folder_of(&self, literal: &Literal) -> &Path {
+        self.folder_at(literal.variable.unwrap_or(literal.span))
+    }
+
+    fn folder_at(&self, span: Span) -> &Path {
+        self.sources.file(span.offset).folder()
     }
 
     /// Adds the definitions of one `vars { … }`; each may use those above it.
@@ -221,7 +225,8 @@ impl<'a> Scope<'a> {
 
     fn relative_file(&self, value: &KdlValue, span: Span) -> Checked<Value> {
         let path = value.as_string().filter(|path| !path.is_empty());
-        path.map(|path| file(&self.folder, path)).ok_or_else(|| bad_annotation("file", "a path", span))
+        path.map(|path| file(self.folder_at(span), path))
+            .ok_or_else(|| bad_annotation("file", "a path", span))
     }
 
     fn environment(&self, value: &KdlValue, span: Span) -> Checked<Value> {
@@ -344,12 +349,11 @@ mod tests {
     fn literal(source: &str) -> Checked<Value> {
         let document = kdl::KdlDocument::parse_v2(&format!("a {source}")).unwrap();
         let env = |name: &str| (name == "N").then(|| "12".to_owned());
-        let scope = Scope::new(Path::new("/studies/x.kdl"), BTreeMap::new(), None, &env);
+        let sources = Sources::new(Path::new("/studies/x.kdl"), "");
+        let scope = Scope::new(&sources, BTreeMap::new(), None, &env);
         let mut errors = Errors::default();
         let found = scope.literal(&document.nodes()[0].entries()[0], &mut errors);
-        found
-            .map(|l| l.value)
-            .ok_or_else(|| Box::new(errors.into_report(Path::new("x"), "").errors()[0].clone()))
+        found.map(|l| l.value).ok_or_else(|| Box::new(errors.into_list().remove(0)))
     }
 
     #[test]

@@ -10,7 +10,7 @@ use qpipe_sdk::Value;
 use super::error::{Errors, ManifestError};
 use super::near::suggest;
 use super::scope::Scope;
-use super::stages::Given;
+use super::stages::{Given, Giver};
 use super::template::{ParamPath, Template};
 use super::typed::coerce_word;
 
@@ -48,7 +48,7 @@ fn give(template: &mut Template<'_>, path: &ParamPath, value: Value) {
         return;
     }
     let span = stage.given.get(&path.param).map_or(stage.span, |given| given.span);
-    stage.given.insert(path.param.clone(), Given { value, span });
+    stage.given.insert(path.param.clone(), Given { value, span, from: Giver::Stage });
 }
 
 fn resolve(name: &str, template: &Template<'_>, errors: &mut Errors) -> Option<ParamPath> {

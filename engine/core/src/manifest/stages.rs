@@ -23,6 +23,16 @@ use crate::graph::Span;
 pub(crate) struct Given {
     pub(crate) value: Value,
     pub(crate) span: Span,
+    pub(crate) from: Giver,
+}
+
+/// Who gives a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Giver {
+    /// The stage itself, or the command line.
+    Stage,
+    /// The manifest's `defaults`: it is no error there if it does not apply to this stage.
+    Defaults,
 }
 
 /// `model base`: an input port, and the name of the stage it is connected to.
@@ -55,20 +65,26 @@ impl<'r> StageDecl<'r> {
         scope: &Scope<'_>,
         errors: &mut Errors,
     ) -> Self {
-        let mut reader = Reader {
-            spec: stage.spec(),
-            scope,
-            seen: BTreeMap::new(),
-            given: BTreeMap::new(),
-            ports: Vec::new(),
-            sound: true,
-            errors,
-        };
+        let mut reader = Reader::new(stage.spec(), scope, Giver::Stage, errors);
         for child in children(node) {
             reader.child(child);
         }
         let Reader { given, ports, sound, .. } = reader;
         Self { stage, name: name.to_owned(), span: header_span(node), given, ports, sound }
+    }
+
+    /// Decodes the block of a stage type in `defaults`: the parameters, and whether it had no errors.
+    pub(crate) fn read_defaults(
+        node: &KdlNode,
+        spec: &StageSpec,
+        scope: &Scope<'_>,
+        errors: &mut Errors,
+    ) -> (BTreeMap<String, Given>, bool) {
+        let mut reader = Reader::new(spec, scope, Giver::Defaults, errors);
+        for child in children(node) {
+            reader.child(child);
+        }
+        (reader.given, reader.sound)
     }
 
     pub(crate) fn spec(&self) -> &StageSpec {
@@ -88,10 +104,16 @@ struct Reader<'a, 'e> {
     given: BTreeMap<String, Given>,
     ports: Vec<PortUse>,
     sound: bool,
+    giver: Giver,
     errors: &'e mut Errors,
 }
 
-impl Reader<'_, '_> {
+impl<'a, 'e> Reader<'a, 'e> {
+    fn new(spec: &'a StageSpec, scope: &'a Scope<'a>, giver: Giver, errors: &'e mut Errors) -> Self {
+        let (seen, given) = (BTreeMap::new(), BTreeMap::new());
+        Self { spec, scope, seen, given, ports: Vec::new(), sound: true, giver, errors }
+    }
+
     fn fail(&mut self, error: ManifestError) {
         self.sound = false;
         self.errors.push(error);
@@ -110,7 +132,14 @@ impl Reader<'_, '_> {
         let spec = self.spec;
         self.checked(|errors| refuse_annotation(node, errors));
         if let Some(port) = spec.inputs.iter().find(|port| port.name == name) {
-            self.port(node, port);
+            match self.giver {
+                Giver::Stage => self.port(node, port),
+                Giver::Defaults => self.fail(ManifestError::InputDefault {
+                    port: name.to_owned(),
+                    kind: spec.kind.to_owned(),
+                    span: name_span(node).into(),
+                }),
+            }
         } else if let Some(param) = spec.schema.nodes.iter().find(|param| param.name == name) {
             self.checked(|errors| refuse_block(node, errors));
             self.param(node, param);
@@ -199,7 +228,11 @@ impl Reader<'_, '_> {
     fn value(&mut self, node: &KdlNode, arg: &ParamSpec) {
         let (scope, entries) = (self.scope, arguments(node).collect::<Vec<_>>());
         let Some(first) = entries.first() else {
-            return self.missing(node, arg.ty.describe(), "VALUE");
+            let props_alone = self.giver == Giver::Defaults && properties(node).next().is_some();
+            if !props_alone {
+                self.missing(node, arg.ty.describe(), "VALUE");
+            }
+            return;
         };
         let values: Vec<Option<Literal>> =
             self.checked(|errors| entries.iter().map(|entry| scope.literal(entry, errors)).collect());
@@ -277,7 +310,7 @@ impl Reader<'_, '_> {
     }
 
     fn typed(&mut self, path: &str, ty: &ParamType, literal: &Literal) -> Option<Value> {
-        match coerce(&literal.value, ty, self.scope.folder()) {
+        match coerce(&literal.value, ty, self.scope.folder_of(literal)) {
             Ok(value) => Some(value),
             Err(misfit) => {
                 self.fail(misfit.at(path, literal));
@@ -298,7 +331,7 @@ impl Reader<'_, '_> {
             });
             return false;
         }
-        self.given.insert(path, Given { value, span });
+        self.given.insert(path, Given { value, span, from: self.giver });
         true
     }
 }

@@ -14,7 +14,7 @@ use super::error::{Checked, Errors, ManifestError};
 use crate::graph::Span;
 
 /// Longest text that reaches the parser, in bytes.
-const MAX_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: u64 = 1 << 20;
 
 /// Stack of the parser: a base, and what a byte of junk costs at most (measured: 1.4 KiB, unoptimized).
 const STACK_BASE: usize = 8 << 20;
@@ -46,8 +46,8 @@ pub(crate) fn parse(text: &str, errors: &mut Errors) -> Option<KdlDocument> {
 
 /// Refuses what the parser must not see, and texts that are certainly no manifests.
 fn bounded(text: &str) -> Checked<()> {
-    if text.len() > MAX_BYTES {
-        return Err(Box::new(ManifestError::TooLarge { bytes: text.len(), limit: MAX_BYTES }));
+    if text.len() as u64 > MAX_BYTES {
+        return Err(Box::new(ManifestError::TooLarge { limit: MAX_BYTES }));
     }
     if !text.contains("qpipe") {
         let start = text.len() - text.trim_start().len();

@@ -6,6 +6,7 @@ use miette::LabeledSpan;
 use petgraph::graph::{DiGraph, NodeIndex};
 use qpipe_sdk::ParamType;
 
+use super::defaults::Defaults;
 use super::document::{Document, declared_name};
 use super::error::{Errors, ManifestError};
 use super::near::suggest;
@@ -49,7 +50,12 @@ pub(crate) struct Template<'r> {
 }
 
 impl<'r> Template<'r> {
-    pub(crate) fn read(document: &Document<'_, 'r>, scope: &Scope<'_>, errors: &mut Errors) -> Self {
+    pub(crate) fn read(
+        document: &Document<'_, 'r>,
+        defaults: &Defaults,
+        scope: &Scope<'_>,
+        errors: &mut Errors,
+    ) -> Self {
         let mut template =
             Self { stages: Vec::new(), links: Vec::new(), names: HashMap::new(), nameless: false };
         for node in &document.unknown {
@@ -57,7 +63,7 @@ impl<'r> Template<'r> {
                 template.names.insert(name.to_owned(), Slot::Broken);
             }
         }
-        template.declare(document, scope, errors);
+        template.declare(document, defaults, scope, errors);
         for index in 0..template.stages.len() {
             let links = template.connect(index, errors);
             template.links.push(links);
@@ -66,7 +72,13 @@ impl<'r> Template<'r> {
         template
     }
 
-    fn declare(&mut self, document: &Document<'_, 'r>, scope: &Scope<'_>, errors: &mut Errors) {
+    fn declare(
+        &mut self,
+        document: &Document<'_, 'r>,
+        defaults: &Defaults,
+        scope: &Scope<'_>,
+        errors: &mut Errors,
+    ) {
         let mut first_places: HashMap<&str, Span> = HashMap::new();
         for (node, stage) in &document.stages {
             let before = errors.len();
@@ -89,6 +101,7 @@ impl<'r> Template<'r> {
             first_places.insert(name, place);
             let mut stage = StageDecl::read(node, *stage, name, scope, errors);
             stage.sound &= named;
+            defaults.fill(&mut stage);
             self.names.insert(name.to_owned(), Slot::Stage(self.stages.len()));
             self.stages.push(stage);
         }

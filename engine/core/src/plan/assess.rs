@@ -67,7 +67,7 @@ impl<'a> Assessor<'a> {
 
     /// Digests of everything outside the study that the node reads: files are linked and hashed, embedded bytes
     /// stored.
-    pub(crate) fn sources(&self, node: &Node) -> Result<BTreeMap<String, Digest>, Box<NodeError>> {
+    pub(crate) fn sources(&self, node: &Node) -> Result<BTreeMap<String, Digest>, NodeError> {
         let fail = |param: Option<&str>, error| NodeError::new(self.study, node, param, error);
         let declared = self.stage(node).and_then(|s| s.sources(&node.params)).map_err(|e| fail(None, e))?;
         let mut digests = BTreeMap::new();

@@ -1,10 +1,13 @@
 //! Why a study cannot be planned: what a stage wants to read is not there. All such errors are reported at once,
 //! each with its place in the manifest.
 
-use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+use std::sync::Arc;
+
+use miette::{Diagnostic, LabeledSpan, SourceCode};
 use qpipe_sdk::{ErrorClass, StageError};
 
 use crate::graph::{Node, Span, Study};
+use crate::sources::Sources;
 
 /// Every error of a plan.
 #[derive(Debug, thiserror::Error)]
@@ -37,16 +40,14 @@ pub struct NodeError {
     pub label: String,
     pub error: StageError,
     pub span: Span,
-    source_code: NamedSource<String>,
+    sources: Arc<Sources>,
 }
 
 impl NodeError {
     /// `param`: the parameter to blame, if one is; else the stage's own place is shown.
-    pub(crate) fn new(study: &Study, node: &Node, param: Option<&str>, error: StageError) -> Box<Self> {
+    pub(crate) fn new(study: &Study, node: &Node, param: Option<&str>, error: StageError) -> Self {
         let span = param.and_then(|p| node.spans.get(p)).copied().unwrap_or(node.span);
-        let name = study.path.display().to_string();
-        let source_code = NamedSource::new(name, study.text.clone());
-        Box::new(Self { label: node.label.clone(), error, span, source_code })
+        Self { label: node.label.clone(), error, span, sources: Arc::clone(&study.sources) }
     }
 }
 
@@ -59,7 +60,7 @@ impl Diagnostic for NodeError {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        Some(&self.source_code)
+        Some(self.sources.as_ref())
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {

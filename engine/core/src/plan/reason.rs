@@ -75,27 +75,10 @@ impl MissReason {
             _ => None,
         };
         match place {
-            Some(span) => format!("{self} ({})", place_of(study, span.offset)),
+            Some(span) => format!("{self} ({})", study.sources.place(span.offset)),
             None => self.to_string(),
         }
     }
-}
-
-/// `ablation.kdl:15:5` for a byte offset of the manifest; lines and columns count from 1, columns in characters.
-pub(crate) fn place_of(study: &Study, offset: usize) -> String {
-    let file = study.path.file_name().map_or_else(|| "manifest".into(), |n| n.to_string_lossy());
-    let (line, column) = line_and_column(&study.text, offset);
-    format!("{file}:{line}:{column}")
-}
-
-fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let mut end = offset.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let before = &text[..end];
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
 /// Every difference between the key document a node had (`old`) and has now (`new`); empty for equal ones.
@@ -175,20 +158,5 @@ fn port_reason(
         (Some(old), Some(new)) => MissReason::InputChanged { port, from, old, new },
         (_, Some(_)) => MissReason::InputConnected { port, from },
         (_, None) => MissReason::InputDisconnected { port },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::line_and_column;
-
-    #[test]
-    fn places_count_lines_and_characters_from_one() {
-        let text = "ab\nçd\n";
-        assert_eq!(line_and_column(text, 0), (1, 1));
-        assert_eq!(line_and_column(text, 3), (2, 1));
-        assert_eq!(line_and_column(text, 5), (2, 2));
-        assert_eq!(line_and_column(text, 4), (2, 1), "inside a character: its start");
-        assert_eq!(line_and_column(text, 99), (3, 1));
     }
 }

@@ -44,7 +44,7 @@ pub fn plan(
     let (mut nodes, mut errors) = (Vec::with_capacity(study.nodes.len()), Vec::new());
     for node in &study.nodes {
         let planned = planned(&assessor, node, &nodes).unwrap_or_else(|error| {
-            errors.push(*error);
+            errors.push(error);
             PlannedNode {
                 id: node.id,
                 sources: BTreeMap::new(),
@@ -56,11 +56,7 @@ pub fn plan(
     if errors.is_empty() { Ok(Plan { nodes, options: *options }) } else { Err(PlanError { errors }) }
 }
 
-fn planned(
-    assessor: &Assessor<'_>,
-    node: &Node,
-    before: &[PlannedNode],
-) -> Result<PlannedNode, Box<NodeError>> {
+fn planned(assessor: &Assessor<'_>, node: &Node, before: &[PlannedNode]) -> Result<PlannedNode, NodeError> {
     let sources = assessor.sources(node)?;
     let (mut inputs, mut on) = (BTreeMap::new(), BTreeSet::new());
     for (port, id) in &node.inputs {

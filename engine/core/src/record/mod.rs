@@ -3,6 +3,7 @@
 //! ```text
 //! runs/20261122T203015.042Z-3f9ac1/
 //!   manifest.kdl    the manifest's text
+//!   include-1-base.kdl …   what it includes, in order; `run.json` says which file each was
 //!   plan.json       every node: hit, miss with reasons, pending
 //!   started.json    written first; its file is locked as long as the run lives
 //!   events.jsonl    what happened, as it happened
@@ -24,4 +25,4 @@ pub use error::RecordError;
 pub use id::RunId;
 pub use list::{RunEntry, RunStatus, runs};
 pub use recorder::Recorder;
-pub use summary::{CellSummary, NodeStatus, NodeSummary, RUN_SCHEMA, RunSummary, Started};
+pub use summary::{CellSummary, IncludeSummary, NodeStatus, NodeSummary, RUN_SCHEMA, RunSummary, Started};

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::error::RecordError;
 use super::id::RunId;
-use super::summary::{RUN_SCHEMA, RunSummary, Started};
+use super::summary::{RUN_SCHEMA, RunSummary, Started, include_name};
 use crate::graph::Study;
 use crate::plan::{Plan, PlanDoc};
 use crate::report::{self, StudyTable};
@@ -40,12 +40,15 @@ impl Recorder {
             schema: RUN_SCHEMA,
             run,
             study: study.name.clone(),
-            manifest: study.path.clone(),
+            manifest: study.path().to_owned(),
             started: now.to_string(),
             pid: std::process::id(),
         };
         let alive = write_started(&dir, &started)?;
-        write(&dir.join("manifest.kdl"), study.text.as_bytes())?;
+        write(&dir.join("manifest.kdl"), study.text().as_bytes())?;
+        for (index, file) in study.sources.includes().iter().enumerate() {
+            write(&dir.join(include_name(index, &file.path)), file.text.as_bytes())?;
+        }
         write_json(&dir.join("plan.json"), &PlanDoc::new(study, plan))?;
         let log = dir.join("events.jsonl");
         let events = File::create(&log).map_err(RecordError::io("make", &log))?;

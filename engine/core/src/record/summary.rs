@@ -1,7 +1,7 @@
 //! What `run.json` and `started.json` hold.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qpipe_sdk::ErrorClass;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use super::id::RunId;
 use crate::graph::{Cell, Node, Study};
 use crate::plan::Plan;
 use crate::run::{Counts, How, NodeResult, RunOutcome, RunResult};
+use crate::sources::SourceFile;
 
 /// Version of the layout of `run.json` and `started.json`.
 pub const RUN_SCHEMA: u32 = 1;
@@ -34,6 +35,11 @@ pub struct RunSummary {
     pub run: RunId,
     pub study: String,
     pub manifest: PathBuf,
+    /// Digest of the manifest and all it includes, in hex; absent from records of version 0.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources_digest: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub includes: Vec<IncludeSummary>,
     /// `--set` overrides, as given.
     pub overrides: Vec<(String, String)>,
     /// RFC 3339, UTC.
@@ -46,6 +52,20 @@ pub struct RunSummary {
     pub cells: Vec<CellSummary>,
     pub nodes: Vec<NodeSummary>,
     pub environment: Environment,
+}
+
+/// One text that the manifest includes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncludeSummary {
+    pub path: PathBuf,
+    /// Its copy in the record.
+    pub file: String,
+}
+
+/// The name of the copy of an included text: `include-1-base.kdl`.
+pub(super) fn include_name(index: usize, path: &Path) -> String {
+    let name = path.file_name().map_or_else(|| "text".into(), |name| name.to_string_lossy());
+    format!("include-{}-{name}", index + 1)
 }
 
 /// One cell of `run.json`.
@@ -102,7 +122,9 @@ impl RunSummary {
             schema: RUN_SCHEMA,
             run: started.run.clone(),
             study: study.name.clone(),
-            manifest: study.path.clone(),
+            manifest: study.path().to_owned(),
+            sources_digest: Some(study.sources.digest().to_string()),
+            includes: includes(study),
             overrides: study.overrides.clone(),
             started: started.started.clone(),
             elapsed_ms: result.elapsed_ms,
@@ -114,6 +136,14 @@ impl RunSummary {
             environment: Environment::probe(),
         }
     }
+}
+
+fn includes(study: &Study) -> Vec<IncludeSummary> {
+    let summary = |(index, file): (usize, &SourceFile)| IncludeSummary {
+        path: file.path.clone(),
+        file: include_name(index, &file.path),
+    };
+    study.sources.includes().iter().enumerate().map(summary).collect()
 }
 
 fn cell_summary(study: &Study, cell: &Cell) -> CellSummary {

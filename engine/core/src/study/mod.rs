@@ -20,4 +20,5 @@ mod rules;
 mod variants;
 
 pub(crate) use expand::{Request, expand};
+pub(crate) use merge::Expanded;
 pub(crate) use rules::refuse_inapplicable;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use qpipe_sdk::{NodeForm, Params, Schema};
 
 use crate::graph::Span;
-use crate::manifest::{Errors, ManifestError, StageDecl, Template};
+use crate::manifest::{Errors, Giver, ManifestError, StageDecl, Template};
 
 /// Why a parameter does not apply.
 pub(crate) struct Reason {
@@ -47,7 +47,8 @@ pub(crate) fn refuse_inapplicable(template: &Template<'_>, errors: &mut Errors) 
     for stage in template.stages.iter().filter(|stage| stage.sound) {
         let given = given_params(stage);
         let effective = stage.schema().effective(&given);
-        for (path, place) in stage.given.iter().filter(|(path, _)| !effective.has(path)) {
+        let written = stage.given.iter().filter(|(_, given)| given.from == Giver::Stage);
+        for (path, place) in written.filter(|(path, _)| !effective.has(path)) {
             if let Some(reason) = why_inapplicable(stage.schema(), path, &given) {
                 errors.push(ManifestError::Inapplicable {
                     param: path.clone(),

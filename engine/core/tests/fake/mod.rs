@@ -148,10 +148,20 @@ fn registry() -> StageRegistry {
     StageRegistry::default().with(load()).with(quantize()).with(evaluate()).with(benchmark())
 }
 
-/// Reads a manifest as `/studies/study.kdl`, with overrides.
+/// Reads a manifest as `/studies/study.kdl`, with overrides. The texts that it includes stand in the same text, each
+/// after a line `//# PATH`.
 pub(crate) fn read(text: &str, sets: &[(&str, &str)]) -> Result<Study, ManifestErrors> {
+    let mut parts = text.split("//# ");
+    let text = parts.next().unwrap_or_default();
+    let others: Vec<(&Path, &str)> =
+        parts.filter_map(|part| part.split_once('\n')).map(|(path, text)| (Path::new(path), text)).collect();
+    let files = |path: &Path| {
+        let within = path.strip_prefix("/studies").unwrap_or(path);
+        let found = others.iter().find(|(known, _)| *known == within).map(|(_, text)| (*text).to_owned());
+        found.ok_or_else(|| std::io::Error::other("there is no such file"))
+    };
     let sets: Vec<(String, String)> = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let env = |name: &str| (name == "QPIPE_TEST_LIMIT").then(|| "25".to_owned());
-    let options = LoadOptions { sets: &sets, sets_folder: None, env: &env };
+    let options = LoadOptions { sets: &sets, sets_folder: None, env: &env, files: &files };
     load_study(Path::new("/studies/study.kdl"), text, &options, &registry())
 }

@@ -13,6 +13,7 @@ use qpipe_cache::Store;
 use qpipe_engine::graph::{Cell, CellId, Node, NodeId, Override, ReportSpec, Span, Study};
 use qpipe_engine::plan::{Plan, PlanOptions, plan};
 use qpipe_engine::run::{RunEvent, RunOptions, RunResult, run};
+use qpipe_engine::sources::Sources;
 use qpipe_sdk::{
     Artifact, ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType,
     Params, PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec, Value,
@@ -187,11 +188,11 @@ impl Recipe {
         let evaluate = format!("evaluate quality {{\n    task {task}\n}}\n");
         let mut study = Study {
             name: "lab".into(),
-            path: Path::new("lab.kdl").to_owned(),
-            text: [load, quantize, evaluate].concat(),
+            sources: Arc::new(Sources::new(Path::new("lab.kdl"), &[load, quantize, evaluate].concat())),
             cells: Vec::new(),
             nodes: Vec::new(),
             report: ReportSpec::default(),
+            failure: None,
             overrides: Vec::new(),
         };
         for scheme in &self.schemes {
@@ -242,7 +243,7 @@ fn node(
         return shared.id;
     }
     let id = NodeId(study.nodes.len());
-    let place = |word: &str| Span { offset: study.text.find(word).unwrap_or(0), len: word.len() };
+    let place = |word: &str| Span { offset: study.text().find(word).unwrap_or(0), len: word.len() };
     let (span, label) = (place(stage), format!("{stage}#{}", id.0));
     let spans = params.0.keys().map(|name| (name.clone(), place(&format!("{name} ")))).collect();
     let (kind, stage) = (kind.to_owned(), stage.to_owned());
