@@ -27,19 +27,19 @@ fn refused(text: &str, sets: &[(&str, &str)]) -> Vec<ManifestError> {
 }
 
 fn names(study: &Study) -> Vec<&str> {
-    study.cells.iter().map(|cell| cell.name.as_str()).collect()
+    study.cells.iter().map(|cell| cell.name.as_ref()).collect()
 }
 
 fn nodes_by_stage(study: &Study) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     for node in &study.nodes {
-        *counts.entry(node.stage.as_str()).or_default() += 1;
+        *counts.entry(node.stage.as_ref()).or_default() += 1;
     }
     counts
 }
 
 fn node<'s>(study: &'s Study, cell: &Cell, stage: &str) -> &'s Node {
-    &study.nodes[cell.nodes[stage].0]
+    &study.nodes[cell.nodes.get(stage).unwrap().0]
 }
 
 fn replaced(from: &str, to: &str) -> String {
@@ -93,7 +93,7 @@ fn an_override_drops_what_it_makes_inapplicable() {
     let int8 = node(&study, &study.cells[2], "weights");
     assert_eq!(int8.label, "weights [scheme=int8]");
     assert_eq!(int8.params.0.keys().collect::<Vec<_>>(), ["compute-dtype", "scheme", "skip"]);
-    let span = int8.spans["scheme"];
+    let span = int8.spans.get("scheme").unwrap();
     assert_eq!(study.sources.text_at(span.offset, span.len), "int8");
     assert_eq!(baseline.label, "weights [baseline]");
     assert_eq!(node(&study, &study.cells[2], "quality").label, "quality [scheme=int8]");
@@ -107,7 +107,7 @@ fn inputs_come_before_their_users() {
         let study = study(text);
         for node in &study.nodes {
             assert_eq!(study.nodes[node.id.0].id, node.id);
-            assert!(node.inputs.values().all(|input| input < &node.id), "{node:#?}");
+            assert!(node.inputs.ids().all(|input| input < node.id), "{node:#?}");
         }
     }
 }
@@ -117,7 +117,7 @@ fn without_groups_there_is_one_cell() {
     let study = study(template());
     assert_eq!(names(&study), ["baseline"]);
     assert_eq!(study.nodes.len(), 4);
-    assert!(study.nodes.iter().all(|node| node.label == node.stage));
+    assert!(study.nodes.iter().all(|node| *node.label == *node.stage));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_sweep_is_a_cross_product_without_what_is_excluded() {
     assert_eq!(names(&study), ["scheme=nf4,block=64", "scheme=nf4,block=128", "scheme=fp4,block=64"]);
     assert_eq!(nodes_by_stage(&study)["base"], 1);
     assert_eq!(nodes_by_stage(&study)["weights"], 3);
-    assert!(study.cells.iter().all(|cell| cell.baseline.is_none() && cell.group == "sizes"));
+    assert!(study.cells.iter().all(|cell| cell.baseline.is_none() && &*cell.group == "sizes"));
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn an_include_stands_for_its_nodes_and_its_paths_start_from_it() {
     let load = node(&study, &study.cells[0], "base");
     let path = Value::File("/studies/parts/models/tiny".into());
     assert_eq!(load.params.get("from.path"), Some(&path));
-    let span = load.spans["from.path"];
+    let span = load.spans.get("from.path").unwrap();
     assert_eq!(study.sources.text_at(span.offset, span.len), "path=\"models/tiny\"");
     assert_eq!(study.sources.place(span.offset), "base.kdl:3:10");
 }
@@ -325,7 +325,7 @@ fn defaults_fill_in_what_a_stage_does_not_say() {
     let study = study(&text);
     let weights = node(&study, &study.cells[0], "weights");
     assert_eq!(weights.params.text("compute-dtype"), Some("f32"));
-    let span = weights.spans["compute-dtype"];
+    let span = weights.spans.get("compute-dtype").unwrap();
     assert_eq!(study.sources.place(span.offset), "ablation.kdl:5:37".replace("ablation", "study"));
     let own = with_defaults("quantize { compute-dtype f32 }");
     assert_eq!(node(&own, &own.cells[0], "weights").params.text("compute-dtype"), Some("f16"));

@@ -272,8 +272,9 @@ fn several_changes_are_all_named() {
     let lab = Lab::new();
     lab.run(&Recipe::new(&["nf4"]).study());
     let mut study = Recipe::new(&["int8"]).study();
-    study.nodes[0].params.set("from", Value::Bool(true));
-    study.nodes[0].params.0.remove("text");
+    let params = std::sync::Arc::make_mut(&mut study.nodes[0].params);
+    params.set("from", Value::Bool(true));
+    params.0.remove("text");
     let plan = lab.plan(&study);
     let added = MissReason::ParamAdded { path: "base.from".into(), new: "true".into() };
     let removed = MissReason::ParamRemoved { path: "base.text".into(), old: "weights".into() };

@@ -169,36 +169,55 @@ impl NodeSpec {
 /// All parameters of a stage type.
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
-    pub nodes: Vec<NodeSpec>,
+    /// Not to be changed once the schema is made: its parameters are listed then.
+    nodes: Vec<NodeSpec>,
+    params: Vec<Listed>,
+    /// Positions in `params`, ordered by path.
+    by_path: Vec<usize>,
+}
+
+/// A parameter in the list of all.
+#[derive(Clone, Debug)]
+struct Listed {
+    path: String,
+    /// The choice it belongs to, as a path: `task.boolq`.
+    choice: Option<String>,
+    spec: ParamSpec,
 }
 
 impl Schema {
     pub fn new(nodes: Vec<NodeSpec>) -> Self {
-        Self { nodes }
+        let params: Vec<Listed> = nodes.iter().flat_map(listed).collect();
+        let mut by_path: Vec<usize> = (0..params.len()).collect();
+        by_path.sort_by(|a, b| params[*a].path.cmp(&params[*b].path));
+        Self { nodes, params, by_path }
+    }
+
+    /// The child nodes that the stage type understands, in declaration order.
+    pub fn nodes(&self) -> &[NodeSpec] {
+        &self.nodes
     }
 
     /// Every declared parameter with its dotted path, in declaration order; of keyed nodes, every choice's.
-    pub fn params(&self) -> Vec<(String, &ParamSpec)> {
-        let mut all = Vec::new();
-        for node in &self.nodes {
-            if let NodeForm::Value(arg) = &node.form {
-                all.push((node.name.to_owned(), arg));
-            }
-            all.extend(node.props.iter().map(|p| (format!("{}.{}", node.name, p.name), p)));
-            if let NodeForm::Keyed { choices, .. } = &node.form {
-                for choice in choices {
-                    let path = |p: &ParamSpec| format!("{}.{}.{}", node.name, choice.name, p.name);
-                    all.extend(choice.props.iter().map(|p| (path(p), p)));
-                }
-            }
-        }
-        all
+    pub fn params(&self) -> impl ExactSizeIterator<Item = (&str, &ParamSpec)> {
+        self.params.iter().map(|listed| (listed.path.as_str(), &listed.spec))
+    }
+
+    fn listed(&self, path: &str) -> Option<&Listed> {
+        let found = self.by_path.binary_search_by(|at| self.params[*at].path.as_str().cmp(path));
+        found.ok().map(|at| &self.params[self.by_path[at]])
     }
 
     /// The declaration behind a dotted path; `None` for an unknown one and for a keyed node's own presence
     /// (`task.boolq`).
     pub fn param(&self, path: &str) -> Option<&ParamSpec> {
-        self.params().into_iter().find(|(p, _)| p == path).map(|(_, spec)| spec)
+        self.listed(path).map(|listed| &listed.spec)
+    }
+
+    /// Whether the value at a path decides whether other parameters apply.
+    pub fn decides(&self, path: &str) -> bool {
+        let rules = self.params.iter().filter_map(|listed| listed.spec.applies.as_ref());
+        self.is_presence(path) || rules.into_iter().any(|rule| rule.param == path)
     }
 
     /// Whether a dotted path is a keyed node's presence, like `task.boolq`.
@@ -213,18 +232,15 @@ impl Schema {
 
     /// Whether the parameter at `path` applies, given the others (with defaults already filled in).
     pub fn applies(&self, path: &str, given: &Params) -> bool {
-        let under_absent_choice = path
-            .rsplit_once('.')
-            .is_some_and(|(presence, _)| self.is_presence(presence) && !given.has(presence));
-        if under_absent_choice {
+        let Some(listed) = self.listed(path) else { return true };
+        if listed.choice.as_ref().is_some_and(|choice| !given.has(choice)) {
             return false;
         }
-        match self.param(path).and_then(|spec| spec.applies.as_ref()) {
-            None => true,
-            Some(rule) => {
-                given.get(rule.param).is_some_and(|v| rule.values.contains(&v.to_string().as_str()))
-            }
-        }
+        listed.spec.applies.as_ref().is_none_or(|rule| match given.get(rule.param) {
+            None => false,
+            Some(Value::Text(word)) => rule.values.contains(&word.as_str()),
+            Some(other) => rule.values.contains(&other.to_string().as_str()),
+        })
     }
 
     /// The effective parameters: defaults filled in, inapplicable parameters dropped.
@@ -232,7 +248,7 @@ impl Schema {
     pub fn effective(&self, given: &Params) -> Params {
         let mut filled = given.clone();
         for (path, spec) in self.params() {
-            if let (None, Some(default)) = (filled.get(&path), &spec.default) {
+            if let (None, Some(default)) = (filled.get(path), &spec.default) {
                 filled.set(path, default.clone());
             }
         }
@@ -246,6 +262,26 @@ impl Schema {
             filled.0.retain(|_, _| keep.next() == Some(true));
         }
     }
+}
+
+/// The parameters of one node, with their paths.
+fn listed(node: &NodeSpec) -> Vec<Listed> {
+    let named =
+        |path: String, choice: Option<String>, spec: &ParamSpec| Listed { path, choice, spec: spec.clone() };
+    let mut all = Vec::new();
+    if let NodeForm::Value(arg) = &node.form {
+        all.push(named(node.name.to_owned(), None, arg));
+    }
+    all.extend(node.props.iter().map(|p| named(format!("{}.{}", node.name, p.name), None, p)));
+    if let NodeForm::Keyed { choices, .. } = &node.form {
+        for choice in choices {
+            let presence = format!("{}.{}", node.name, choice.name);
+            let of_choice =
+                |p: &ParamSpec| named(format!("{presence}.{}", p.name), Some(presence.clone()), p);
+            all.extend(choice.props.iter().map(of_choice));
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -296,6 +332,17 @@ mod tests {
         ]);
         assert_eq!(schema.effective(&params(&[("a", Value::Text("x".into()))])).0.len(), 3);
         assert_eq!(schema.effective(&params(&[("a", Value::Text("y".into()))])).0.len(), 1);
+    }
+
+    #[test]
+    fn parameters_are_found_by_their_paths() {
+        let schema = schema();
+        let paths: Vec<&str> = schema.params().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["scheme", "scheme.block", "task.boolq.limit"]);
+        assert!(paths.iter().all(|path| schema.param(path).is_some()));
+        assert!(schema.param("task.boolq").is_none() && schema.param("block").is_none());
+        let deciding = ["scheme", "task.boolq", "scheme.block"].map(|path| schema.decides(path));
+        assert_eq!(deciding, [true, true, false]);
     }
 
     #[test]

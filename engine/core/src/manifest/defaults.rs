@@ -144,7 +144,7 @@ impl Defaults {
 fn is_taken(schema: &Schema, path: &str, own: &[String], stage: &StageDecl<'_>) -> bool {
     let node = path.split('.').next().unwrap_or(path);
     let says = |node: &str| own.iter().any(|own| own.split('.').next() == Some(node));
-    let form = schema.nodes.iter().find(|known| known.name == node).map(|known| &known.form);
+    let form = schema.nodes().iter().find(|known| known.name == node).map(|known| &known.form);
     match form {
         Some(NodeForm::Group) => !says(node),
         Some(NodeForm::Keyed { .. }) if schema.is_presence(path) => !says(node),

@@ -140,11 +140,11 @@ impl<'a, 'e> Reader<'a, 'e> {
                     span: name_span(node).into(),
                 }),
             }
-        } else if let Some(param) = spec.schema.nodes.iter().find(|param| param.name == name) {
+        } else if let Some(param) = spec.schema.nodes().iter().find(|param| param.name == name) {
             self.checked(|errors| refuse_block(node, errors));
             self.param(node, param);
         } else {
-            let known = spec.inputs.iter().map(|p| p.name).chain(spec.schema.nodes.iter().map(|n| n.name));
+            let known = spec.inputs.iter().map(|p| p.name).chain(spec.schema.nodes().iter().map(|n| n.name));
             self.fail(ManifestError::UnknownParameter {
                 parent: spec.kind.to_owned(),
                 name: name.to_owned(),

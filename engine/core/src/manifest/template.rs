@@ -176,13 +176,13 @@ impl<'r> Template<'r> {
     /// Help for an unknown parameter of a stage.
     pub(crate) fn suggest_param(&self, stage: usize, param: &str) -> Option<String> {
         let (name, params) = (&self.stages[stage].name, self.stages[stage].schema().params());
-        let full: Vec<String> = params.iter().map(|(path, _)| format!("{name}.{path}")).collect();
+        let full: Vec<String> = params.map(|(path, _)| format!("{name}.{path}")).collect();
         suggest(&format!("{name}.{param}"), "parameters", full.iter().map(String::as_str))
     }
 
     fn not_a_path(&self, text: &str, span: Span) -> ManifestError {
         let help = match self.index(text) {
-            Some(stage) => match self.stages[stage].schema().params().first() {
+            Some(stage) => match self.stages[stage].schema().params().next() {
                 Some((param, _)) => format!("name a parameter of the stage too, such as `{text}.{param}`"),
                 None => format!("stage `{text}` has no parameters"),
             },

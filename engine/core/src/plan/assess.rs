@@ -100,7 +100,7 @@ impl<'a> Assessor<'a> {
         let stage = self.stage(node)?;
         let named = sources.iter().map(|(name, digest)| (format!("{SOURCE_PREFIX}{name}"), *digest));
         Ok(KeyDoc {
-            kind: node.kind.clone(),
+            kind: node.kind.to_string(),
             semantics: stage.spec().semantics,
             params: key_params(&stage.spec().schema, &node.params.0),
             inputs: inputs.iter().map(|(port, digest)| (port.clone(), *digest)).chain(named).collect(),
@@ -164,7 +164,7 @@ fn key_params(schema: &Schema, params: &BTreeMap<String, Value>) -> BTreeMap<Str
 pub(crate) fn memory_names(study: &Study, node: &Node) -> Vec<String> {
     let uses = node.cells.iter().flat_map(|cell| {
         let cell = &study.cells[cell.0];
-        let stages = cell.nodes.iter().filter(|(_, id)| **id == node.id).map(|(stage, _)| stage);
+        let stages = cell.nodes.iter().filter(|(_, id)| *id == node.id).map(|(stage, _)| stage);
         stages.map(|stage| format!("{}/{}/{stage}", study.name, cell.name))
     });
     uses.collect()

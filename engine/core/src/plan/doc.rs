@@ -51,7 +51,7 @@ impl PlanDoc {
         Self {
             schema: PLAN_SCHEMA,
             study: study.name.clone(),
-            cells: study.cells.iter().map(|c| c.name.clone()).collect(),
+            cells: study.cells.iter().map(|c| c.name.to_string()).collect(),
             nodes: plan.nodes.iter().map(|planned| node_doc(study, planned)).collect(),
         }
     }
@@ -72,9 +72,9 @@ fn node_doc(study: &Study, planned: &PlannedNode) -> PlanNodeDoc {
     PlanNodeDoc {
         node: node.id.0,
         label: node.label.clone(),
-        stage: node.stage.clone(),
-        kind: node.kind.clone(),
-        cells: node.cells.iter().map(|c| study.cells[c.0].name.clone()).collect(),
+        stage: node.stage.to_string(),
+        kind: node.kind.to_string(),
+        cells: node.cells.iter().map(|c| study.cells[c.0].name.to_string()).collect(),
         key: planned.state.key().map(|key| key.to_string()),
         state,
     }

@@ -46,7 +46,7 @@ pub struct NodeError {
 impl NodeError {
     /// `param`: the parameter to blame, if one is; else the stage's own place is shown.
     pub(crate) fn new(study: &Study, node: &Node, param: Option<&str>, error: StageError) -> Self {
-        let span = param.and_then(|p| node.spans.get(p)).copied().unwrap_or(node.span);
+        let span = param.and_then(|p| node.spans.get(p)).unwrap_or(node.span);
         Self { label: node.label.clone(), error, span, sources: Arc::clone(&study.sources) }
     }
 }

@@ -64,14 +64,14 @@ impl MissReason {
         let place = match self {
             Self::ParamChanged { path, .. } | Self::ParamAdded { path, .. } => {
                 let within = path.strip_prefix(&format!("{}.", node.stage)).unwrap_or(path);
-                Some(node.spans.get(within).copied().unwrap_or(node.span))
+                Some(node.spans.get(within).unwrap_or(node.span))
             }
             Self::ParamRemoved { .. } | Self::KindChanged { .. } | Self::InputDisconnected { .. } => {
                 Some(node.span)
             }
             Self::InputConnected { port: name, .. }
             | Self::SourceChanged { name, .. }
-            | Self::SourceAdded { name } => node.spans.get(name).copied(),
+            | Self::SourceAdded { name } => node.spans.get(name),
             _ => None,
         };
         match place {

@@ -59,13 +59,13 @@ pub fn plan(
 fn planned(assessor: &Assessor<'_>, node: &Node, before: &[PlannedNode]) -> Result<PlannedNode, NodeError> {
     let sources = assessor.sources(node)?;
     let (mut inputs, mut on) = (BTreeMap::new(), BTreeSet::new());
-    for (port, id) in &node.inputs {
+    for (port, id) in node.inputs.iter() {
         match &before[id.0].state {
             NodeState::Hit(record) => {
-                inputs.insert(port.clone(), record.outputs[OUTPUT].digest);
+                inputs.insert(port.to_owned(), record.outputs[OUTPUT].digest);
             }
             NodeState::Miss { .. } | NodeState::Pending { .. } => {
-                on.insert(*id);
+                on.insert(id);
             }
         }
     }

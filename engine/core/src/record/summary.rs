@@ -148,11 +148,11 @@ fn includes(study: &Study) -> Vec<IncludeSummary> {
 
 fn cell_summary(study: &Study, cell: &Cell) -> CellSummary {
     CellSummary {
-        cell: cell.name.clone(),
-        group: cell.group.clone(),
-        baseline: cell.baseline.map(|id| study.cells[id.0].name.clone()),
+        cell: cell.name.to_string(),
+        group: cell.group.to_string(),
+        baseline: cell.baseline.map(|id| study.cells[id.0].name.to_string()),
         overrides: cell.overrides.iter().map(|o| (o.path.clone(), o.value.to_string())).collect(),
-        nodes: cell.nodes.iter().map(|(stage, id)| (stage.clone(), id.0)).collect(),
+        nodes: cell.nodes.iter().map(|(stage, id)| (stage.to_owned(), id.0)).collect(),
     }
 }
 
@@ -162,8 +162,8 @@ fn node_summary(study: &Study, plan: &Plan, result: &RunResult, node: &Node) -> 
     let key = ended.record().map(|record| record.key).or_else(planned);
     NodeSummary {
         label: node.label.clone(),
-        stage: node.stage.clone(),
-        kind: node.kind.clone(),
+        stage: node.stage.to_string(),
+        kind: node.kind.to_string(),
         key: key.map(|key| key.to_string()),
         status: status(study, ended),
     }

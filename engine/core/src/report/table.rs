@@ -107,13 +107,13 @@ impl StudyTable {
 }
 
 fn stages_in_flow_order(study: &Study) -> Vec<String> {
-    let mut first: BTreeMap<&String, NodeId> = BTreeMap::new();
-    for (stage, id) in study.cells.iter().flat_map(|cell| &cell.nodes) {
-        first.entry(stage).and_modify(|at| *at = (*at).min(*id)).or_insert(*id);
+    let mut first: BTreeMap<&str, NodeId> = BTreeMap::new();
+    for (stage, id) in study.cells.iter().flat_map(|cell| cell.nodes.iter()) {
+        first.entry(stage).and_modify(|at| *at = (*at).min(id)).or_insert(id);
     }
-    let mut stages: Vec<(NodeId, &String)> = first.into_iter().map(|(stage, id)| (id, stage)).collect();
+    let mut stages: Vec<(NodeId, &str)> = first.into_iter().map(|(stage, id)| (id, stage)).collect();
     stages.sort_unstable();
-    stages.into_iter().map(|(_, stage)| stage.clone()).collect()
+    stages.into_iter().map(|(_, stage)| stage.to_owned()).collect()
 }
 
 fn row(study: &Study, result: &RunResult, stages: &[String], metrics: &[Vec<Metric>], cell: &Cell) -> Row {
@@ -129,10 +129,10 @@ fn row(study: &Study, result: &RunResult, stages: &[String], metrics: &[Vec<Metr
         }
     }
     Row {
-        cell: cell.name.clone(),
-        group: cell.group.clone(),
-        baseline: baseline.map(|b| b.name.clone()),
-        stages: cell.nodes.iter().map(|(stage, id)| (stage.clone(), end(study, result, *id))).collect(),
+        cell: cell.name.to_string(),
+        group: cell.group.to_string(),
+        baseline: baseline.map(|b| b.name.to_string()),
+        stages: cell.nodes.iter().map(|(stage, id)| (stage.to_owned(), end(study, result, id))).collect(),
         entries,
     }
 }

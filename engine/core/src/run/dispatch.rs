@@ -62,7 +62,7 @@ impl<'a> Dispatcher<'a> {
         let count = assessor.study.nodes.len();
         let (mut waiting, mut users) = (vec![0; count], vec![Vec::new(); count]);
         for node in &assessor.study.nodes {
-            let inputs: BTreeSet<NodeId> = node.inputs.values().copied().collect();
+            let inputs: BTreeSet<NodeId> = node.inputs.ids().collect();
             waiting[node.id.0] = inputs.len();
             for input in inputs {
                 users[input.0].push(node.id);
@@ -163,9 +163,9 @@ impl<'a> Dispatcher<'a> {
 
     fn inputs(&self, id: NodeId) -> BTreeMap<String, Artifact> {
         let artifact =
-            |input: &NodeId| self.results[input.0].as_ref().and_then(NodeResult::record).map(artifact);
+            |input: NodeId| self.results[input.0].as_ref().and_then(NodeResult::record).map(artifact);
         let ports = self.assessor.node(id).inputs.iter();
-        ports.filter_map(|(port, input)| Some((port.clone(), artifact(input)?))).collect()
+        ports.filter_map(|(port, input)| Some((port.to_owned(), artifact(input)?))).collect()
     }
 
     fn start<'scope>(

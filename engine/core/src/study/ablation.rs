@@ -22,9 +22,9 @@ pub(crate) fn check_ablation(
     let (Some(varied), false) = (cell.overrides.first(), found.len() == 1) else { return };
     let stage = &template.stages[varied.path.stage];
     let baseline = stage.given.get(&varied.path.param).map_or(stage.span, |given| given.span).into();
-    let span = varied.span.into();
+    let span = varied.span().into();
     errors.push(if found.is_empty() {
-        let (param, value) = (template.display(&varied.path), varied.value.to_string());
+        let (param, value) = (template.display(&varied.path), varied.value().to_string());
         ManifestError::VariesNothing { param, value, span, baseline }
     } else {
         ManifestError::VariesMany { params: found.join(", "), span, baseline }

@@ -2,32 +2,47 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use qpipe_sdk::Value;
 
 use super::names::Names;
-use crate::graph::Span;
+use crate::graph::{Name, Override, Span};
 use crate::manifest::{Axis, Choice, Errors, Form, Group, ManifestError, ParamPath, Template};
 
 /// Most cells that one sweep may have.
 const MAX_CELLS: usize = 100_000;
 
-/// One override of a cell.
-#[derive(Clone, Debug, PartialEq)]
+/// One override: a value of an axis. All cells that have it share it.
+#[derive(Debug)]
 pub(crate) struct CellOverride {
+    /// Unique within the study.
+    pub(crate) id: u32,
     pub(crate) path: ParamPath,
-    pub(crate) value: Value,
-    pub(crate) span: Span,
+    /// The parameter's path within its stage.
+    pub(crate) param: Name,
+    /// How a cell shows it.
+    pub(crate) shown: Arc<Override>,
+    /// `scheme=fp4`.
+    word: String,
+}
+
+impl CellOverride {
+    pub(crate) fn value(&self) -> &Value {
+        &self.shown.value
+    }
+
+    pub(crate) fn span(&self) -> Span {
+        self.shown.span
+    }
 }
 
 /// A cell before its nodes are known.
 #[derive(Clone, Debug)]
 pub(crate) struct CellPlan {
-    pub(crate) name: String,
-    pub(crate) group: String,
-    pub(crate) overrides: Vec<CellOverride>,
-    /// `scheme=fp4`, for each override.
-    words: Vec<String>,
+    pub(crate) name: Name,
+    pub(crate) group: Name,
+    pub(crate) overrides: Vec<Arc<CellOverride>>,
     /// Whether it is to be compared with the baseline, in exactly one variable.
     pub(crate) ablates: bool,
 }
@@ -37,10 +52,22 @@ impl CellPlan {
     pub(crate) fn tell(&self, overrides: &[usize]) -> String {
         match overrides.len() {
             0 => "baseline".to_owned(),
-            all if all == self.words.len() => self.name.clone(),
-            _ => overrides.iter().map(|index| self.words[*index].as_str()).collect::<Vec<_>>().join(","),
+            all if all == self.overrides.len() => self.name.to_string(),
+            _ => words(overrides.iter().map(|index| &self.overrides[*index])),
         }
     }
+}
+
+/// The words of overrides: `scheme=fp4,block=64`.
+fn words<'a>(overrides: impl Iterator<Item = &'a Arc<CellOverride>>) -> String {
+    let mut text = String::with_capacity(64);
+    for (index, known) in overrides.enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(&known.word);
+    }
+    text
 }
 
 /// The cells of a study, the baseline first if there is one; names are unique.
@@ -53,16 +80,45 @@ pub(crate) fn plan_cells(
     let varied = groups.iter().flat_map(|group| group.axes.iter().map(|axis| &axis.path));
     let names = Names::new(template, folder, varied);
     let mut cells: Vec<CellPlan> = baseline(groups).into_iter().collect();
+    let mut next_id = 0;
     for group in groups {
-        let found = match &group.form {
-            Form::Ablate => ablate(group, &names),
-            Form::Sweep { exclude } => sweep(group, exclude, &names, errors),
-            Form::Run => vec![run(group, &names)],
-        };
-        cells.extend(found);
+        let axes = shared_overrides(group, template, &names, &mut next_id);
+        match &group.form {
+            Form::Ablate => cells.extend(ablate(group, &axes)),
+            Form::Sweep { exclude } => sweep(group, &axes, exclude, &mut cells, errors),
+            Form::Run => cells.push(run(group, axes)),
+        }
     }
     make_names_unique(&mut cells);
     cells
+}
+
+/// The overrides of a group by axis, each made once for all its cells.
+fn shared_overrides(
+    group: &Group,
+    template: &Template<'_>,
+    names: &Names<'_, '_>,
+    next_id: &mut u32,
+) -> Vec<Vec<Arc<CellOverride>>> {
+    let mut of_axis = |axis: &Axis| {
+        let (path, param) = (template.display(&axis.path), Name::from(axis.path.param.as_str()));
+        let one = |choice: &Choice| {
+            *next_id += 1;
+            Arc::new(CellOverride {
+                id: *next_id,
+                path: axis.path.clone(),
+                param: Arc::clone(&param),
+                word: names.setting(&axis.path, &choice.value),
+                shown: Arc::new(Override {
+                    path: path.clone(),
+                    value: choice.value.clone(),
+                    span: choice.span,
+                }),
+            })
+        };
+        axis.values.iter().map(one).collect()
+    };
+    group.axes.iter().map(&mut of_axis).collect()
 }
 
 /// The cell without overrides: where an ablation needs one, or where nothing else is asked for.
@@ -71,52 +127,42 @@ fn baseline(groups: &[Group]) -> Option<CellPlan> {
     if ablation.is_none() && !groups.is_empty() {
         return None;
     }
-    let group = ablation.map_or_else(|| "baseline".to_owned(), |group| group.name.clone());
-    Some(CellPlan {
-        name: "baseline".into(),
-        group,
-        overrides: Vec::new(),
-        words: Vec::new(),
-        ablates: false,
-    })
+    let group = ablation.map_or("baseline", |group| group.name.as_str()).into();
+    Some(CellPlan { name: "baseline".into(), group, overrides: Vec::new(), ablates: false })
 }
 
-fn ablate(group: &Group, names: &Names<'_, '_>) -> Vec<CellPlan> {
-    let cell_of = |setting| CellPlan { ablates: true, ..cell(group, &[setting], names) };
-    settings(group).map(cell_of).collect()
+fn ablate(group: &Group, axes: &[Vec<Arc<CellOverride>>]) -> Vec<CellPlan> {
+    let name = Name::from(group.name.as_str());
+    let cell_of =
+        |known: &Arc<CellOverride>| CellPlan { ablates: true, ..cell(&name, vec![Arc::clone(known)]) };
+    axes.iter().flatten().map(cell_of).collect()
 }
 
-fn run(group: &Group, names: &Names<'_, '_>) -> CellPlan {
-    let settings: Vec<_> = settings(group).collect();
-    CellPlan { name: group.name.clone(), ..cell(group, &settings, names) }
-}
-
-/// Every axis with every value of its own.
-fn settings(group: &Group) -> impl Iterator<Item = (&Axis, &Choice)> {
-    group.axes.iter().flat_map(|axis| axis.values.iter().map(move |choice| (axis, choice)))
+fn run(group: &Group, axes: Vec<Vec<Arc<CellOverride>>>) -> CellPlan {
+    let name = Name::from(group.name.as_str());
+    CellPlan { name: Arc::clone(&name), ..cell(&name, axes.into_iter().flatten().collect()) }
 }
 
 fn sweep(
     group: &Group,
+    axes: &[Vec<Arc<CellOverride>>],
     exclude: &[Vec<(usize, usize)>],
-    names: &Names<'_, '_>,
+    cells: &mut Vec<CellPlan>,
     errors: &mut Errors,
-) -> Vec<CellPlan> {
-    let sizes: Vec<usize> = group.axes.iter().map(|axis| axis.values.len()).collect();
+) {
+    let sizes: Vec<usize> = axes.iter().map(Vec::len).collect();
     let total = sizes.iter().try_fold(1_usize, |product, size| product.checked_mul(*size));
     let Some(total) = total.filter(|total| *total <= MAX_CELLS) else {
         let (name, span) = (group.name.clone(), group.span.into());
-        errors.push(ManifestError::TooManyCells { name, limit: MAX_CELLS, span });
-        return Vec::new();
+        return errors.push(ManifestError::TooManyCells { name, limit: MAX_CELLS, span });
     };
+    let (before, name) = (cells.len(), Name::from(group.name.as_str()));
     let kept = (0..total).map(|index| digits(index, &sizes)).filter(|pick| !excluded(pick, exclude));
-    let cells: Vec<CellPlan> = kept
-        .map(|pick| {
-            let settings: Vec<_> = group.axes.iter().zip(pick).map(|(a, i)| (a, &a.values[i])).collect();
-            cell(group, &settings, names)
-        })
-        .collect();
-    if cells.is_empty() {
+    cells.extend(kept.map(|pick| {
+        let overrides = axes.iter().zip(pick).map(|(values, index)| Arc::clone(&values[index])).collect();
+        cell(&name, overrides)
+    }));
+    if cells.len() == before {
         errors.push(ManifestError::EmptyGroup {
             kind: "sweep",
             name: group.name.clone(),
@@ -124,7 +170,6 @@ fn sweep(
             help: Some("every combination is excluded".into()),
         });
     }
-    cells
 }
 
 /// The `index`-th combination of a cross product, the last axis running fastest.
@@ -141,30 +186,18 @@ fn excluded(pick: &[usize], exclude: &[Vec<(usize, usize)>]) -> bool {
     exclude.iter().any(|combination| combination.iter().all(|(axis, value)| pick[*axis] == *value))
 }
 
-fn cell(group: &Group, settings: &[(&Axis, &Choice)], names: &Names<'_, '_>) -> CellPlan {
-    let words: Vec<String> =
-        settings.iter().map(|(axis, choice)| names.setting(&axis.path, &choice.value)).collect();
-    CellPlan {
-        name: words.join(","),
-        group: group.name.clone(),
-        overrides: settings.iter().copied().map(override_of).collect(),
-        words,
-        ablates: false,
-    }
-}
-
-fn override_of((axis, choice): (&Axis, &Choice)) -> CellOverride {
-    CellOverride { path: axis.path.clone(), value: choice.value.clone(), span: choice.span }
+fn cell(group: &Name, overrides: Vec<Arc<CellOverride>>) -> CellPlan {
+    CellPlan { name: words(overrides.iter()).into(), group: Arc::clone(group), overrides, ablates: false }
 }
 
 /// A later cell with the name of an earlier one is called by its group too: `sizes:scheme=fp4`.
 fn make_names_unique(cells: &mut [CellPlan]) {
-    let mut taken: HashSet<String> = HashSet::new();
+    let mut taken: HashSet<Name> = HashSet::with_capacity(cells.len());
     for cell in cells {
         if taken.contains(&cell.name) {
-            cell.name = format!("{}:{}", cell.group, cell.name);
+            cell.name = format!("{}:{}", cell.group, cell.name).into();
         }
-        taken.insert(cell.name.clone());
+        taken.insert(Arc::clone(&cell.name));
     }
 }
 

@@ -59,15 +59,15 @@ fn overridden_stages(
     variants: &mut Variants<'_, '_>,
     errors: &mut Errors,
 ) -> Vec<(usize, VariantId)> {
-    let mut stages: Vec<usize> = cell.overrides.iter().map(|o| o.path.stage).collect();
-    stages.sort_unstable();
-    stages.dedup();
-    let mut chosen = Vec::with_capacity(stages.len());
-    for stage in &stages {
-        let on_stage: Vec<&CellOverride> = cell.overrides.iter().filter(|o| o.path.stage == *stage).collect();
-        chosen.extend(variants.under(*stage, &on_stage, errors).map(|id| (*stage, id)));
+    let mut overrides: Vec<&CellOverride> = cell.overrides.iter().map(AsRef::as_ref).collect();
+    overrides.sort_by_key(|o| o.path.stage);
+    let (mut chosen, mut stages) = (Vec::new(), 0);
+    for on_stage in overrides.chunk_by(|a, b| a.path.stage == b.path.stage) {
+        let stage = on_stage[0].path.stage;
+        stages += 1;
+        chosen.extend(variants.under(stage, on_stage, errors).map(|id| (stage, id)));
     }
-    if cell.ablates && chosen.len() == stages.len() {
+    if cell.ablates && chosen.len() == stages {
         check_ablation(template, cell, &chosen, variants, errors);
     }
     chosen

@@ -4,11 +4,12 @@
 //! stages that happen to be equal stay two nodes (their records meet in the cache, where keys know no names), so
 //! that every stage of every cell has a node under its own name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::cells::CellPlan;
 use super::variants::{VariantId, Variants};
-use crate::graph::{Cell, CellId, Node, NodeId, Override};
+use crate::graph::{Cell, CellId, Name, Node, NodeId, NodesByName};
 use crate::manifest::{ParamPath, Template};
 
 /// Cells, and their distinct nodes in topological order.
@@ -27,12 +28,25 @@ struct Tag {
     overrides: Vec<usize>,
 }
 
+/// What all nodes of a stage share.
+struct Shape {
+    kind: Name,
+    stage: Name,
+    /// The stages that its ports are connected to, by port names ascending, and those names.
+    producers: Vec<usize>,
+    ports: Arc<[Name]>,
+}
+
 /// Collects cells one by one.
 pub(crate) struct Merge<'a, 'r> {
     template: &'a Template<'r>,
     variants: &'a Variants<'a, 'r>,
     /// Stages, producers first.
     order: Vec<usize>,
+    /// Stages by their names, ascending, and those names.
+    by_name: Vec<usize>,
+    names: Arc<[Name]>,
+    shapes: Vec<Shape>,
     known: HashMap<Identity, NodeId>,
     nodes: Vec<Node>,
     tags: Vec<Tag>,
@@ -43,10 +57,16 @@ pub(crate) struct Merge<'a, 'r> {
 impl<'a, 'r> Merge<'a, 'r> {
     /// Needs a template without errors, all of whose stages have a base variant.
     pub(crate) fn new(template: &'a Template<'r>, variants: &'a Variants<'a, 'r>, cells: usize) -> Self {
+        let name = |stage: usize| template.stages[stage].name.as_str();
+        let mut by_name: Vec<usize> = (0..template.stages.len()).collect();
+        by_name.sort_by_key(|stage| name(*stage));
         Self {
             template,
             variants,
             order: template.order(),
+            names: by_name.iter().map(|stage| Name::from(name(*stage))).collect(),
+            by_name,
+            shapes: (0..template.stages.len()).map(|stage| shape(template, stage)).collect(),
             known: HashMap::new(),
             nodes: Vec::new(),
             tags: Vec::new(),
@@ -59,26 +79,22 @@ impl<'a, 'r> Merge<'a, 'r> {
     pub(crate) fn add(&mut self, plan: CellPlan, chosen: &[(usize, VariantId)]) {
         let id = CellId(self.cells.len());
         let mut placed: Vec<Option<NodeId>> = vec![None; self.template.stages.len()];
-        let mut nodes = BTreeMap::new();
         for position in 0..self.order.len() {
             let stage = self.order[position];
             let overridden = chosen.iter().find(|(known, _)| *known == stage).map(|(_, variant)| *variant);
             let Some(variant) = overridden.or_else(|| self.variants.base(stage)) else { continue };
-            let inputs: Vec<NodeId> =
-                self.template.links[stage].iter().filter_map(|link| placed[link.producer]).collect();
+            let inputs =
+                self.shapes[stage].producers.iter().filter_map(|producer| placed[*producer]).collect();
             let node = self.node((stage, variant, inputs), &plan, id);
             self.nodes[node.0].cells.push(id);
             placed[stage] = Some(node);
-            nodes.insert(self.template.stages[stage].name.clone(), node);
         }
+        let nodes = self.by_name.iter().filter_map(|stage| placed[*stage]).collect();
+        let nodes = NodesByName::new(Arc::clone(&self.names), nodes);
         let baseline = plan.ablates.then(|| self.cells.first().map(|cell| cell.id)).flatten();
-        let overrides = plan.overrides.iter().map(|o| Override {
-            path: self.template.display(&o.path),
-            value: o.value.clone(),
-            span: o.span,
-        });
-        let (name, group) = (plan.name.clone(), plan.group.clone());
-        self.cells.push(Cell { id, name, group, overrides: overrides.collect(), baseline, nodes });
+        let overrides = plan.overrides.iter().map(|o| Arc::clone(&o.shown)).collect();
+        let (name, group) = (Arc::clone(&plan.name), Arc::clone(&plan.group));
+        self.cells.push(Cell { id, name, group, overrides, baseline, nodes });
         self.plans.push(plan);
     }
 
@@ -97,18 +113,17 @@ impl<'a, 'r> Merge<'a, 'r> {
     }
 
     fn new_node(&self, id: NodeId, stage: usize, variant: VariantId, inputs: &[NodeId]) -> Node {
-        let decl = &self.template.stages[stage];
+        let shape = &self.shapes[stage];
         let variant = self.variants.get(variant);
-        let ports = self.template.links[stage].iter().map(|link| link.port.to_owned());
         Node {
             id,
-            kind: decl.spec().kind.to_owned(),
-            stage: decl.name.clone(),
-            label: decl.name.clone(),
-            params: variant.params.clone(),
+            kind: Arc::clone(&shape.kind),
+            stage: Arc::clone(&shape.stage),
+            label: String::new(),
+            params: Arc::clone(&variant.params),
             spans: variant.spans.clone(),
-            span: decl.span,
-            inputs: ports.zip(inputs.iter().copied()).collect(),
+            span: self.template.stages[stage].span,
+            inputs: NodesByName::new(Arc::clone(&shape.ports), inputs.to_vec()),
             cells: Vec::new(),
         }
     }
@@ -133,11 +148,23 @@ impl<'a, 'r> Merge<'a, 'r> {
         let mut nodes_of_stage = vec![0_usize; self.template.stages.len()];
         self.tags.iter().for_each(|tag| nodes_of_stage[tag.stage] += 1);
         for (node, tag) in self.nodes.iter_mut().zip(&self.tags) {
-            if nodes_of_stage[tag.stage] > 1 {
-                let plan = &self.plans[tag.cell];
-                node.label = format!("{} [{}]", node.stage, plan.tell(&tag.overrides));
-            }
+            node.label = match nodes_of_stage[tag.stage] {
+                1 => node.stage.to_string(),
+                _ => format!("{} [{}]", node.stage, self.plans[tag.cell].tell(&tag.overrides)),
+            };
         }
         Expanded { cells: self.cells, nodes: self.nodes }
+    }
+}
+
+fn shape(template: &Template<'_>, stage: usize) -> Shape {
+    let mut links: Vec<(&str, usize)> =
+        template.links[stage].iter().map(|link| (link.port, link.producer)).collect();
+    links.sort_unstable();
+    Shape {
+        kind: template.stages[stage].spec().kind.into(),
+        stage: template.stages[stage].name.as_str().into(),
+        producers: links.iter().map(|(_, producer)| *producer).collect(),
+        ports: links.iter().map(|(port, _)| Name::from(*port)).collect(),
     }
 }

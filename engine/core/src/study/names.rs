@@ -71,8 +71,8 @@ fn endings(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn paths(schema: &qpipe_sdk::Schema) -> Vec<String> {
-    let mut all: Vec<String> = schema.params().into_iter().map(|(path, _)| path).collect();
-    for node in &schema.nodes {
+    let mut all: Vec<String> = schema.params().map(|(path, _)| path.to_owned()).collect();
+    for node in schema.nodes() {
         if let qpipe_sdk::NodeForm::Keyed { choices, .. } = &node.form {
             all.extend(choices.iter().map(|choice| format!("{}.{}", node.name, choice.name)));
         }

@@ -1,10 +1,8 @@
 //! When a parameter applies, in words; and what a stage's own rules say.
 
-use std::collections::BTreeMap;
-
 use qpipe_sdk::{NodeForm, Params, Schema};
 
-use crate::graph::Span;
+use crate::graph::{Span, Spans};
 use crate::manifest::{Errors, Giver, ManifestError, StageDecl, Template};
 
 /// Why a parameter does not apply.
@@ -70,11 +68,11 @@ pub(crate) fn given_params(stage: &StageDecl<'_>) -> Params {
 pub(crate) fn missing(schema: &Schema, effective: &Params) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (path, spec) in schema.params() {
-        if spec.required && !effective.has(&path) && schema.applies(&path, effective) {
-            found.push((path, format!("{}: {}", spec.doc, spec.ty.describe())));
+        if spec.required && !effective.has(path) && schema.applies(path, effective) {
+            found.push((path.to_owned(), format!("{}: {}", spec.doc, spec.ty.describe())));
         }
     }
-    for node in &schema.nodes {
+    for node in schema.nodes() {
         if let NodeForm::Keyed { choices, required: true } = &node.form {
             let present = |name: &str| effective.has(&format!("{}.{name}", node.name));
             if !choices.iter().any(|choice| present(choice.name)) {
@@ -89,14 +87,11 @@ pub(crate) fn missing(schema: &Schema, effective: &Params) -> Vec<(String, Strin
 
 /// The place of a path that a stage's rule names: the parameter's, or that of a part of it (`from` for
 /// `from.path`), or else the stage's.
-pub(crate) fn place_of(path: &str, spans: &BTreeMap<String, Span>, stage: Span) -> Span {
+pub(crate) fn place_of(path: &str, spans: &Spans, stage: Span) -> Span {
     let mut prefix = Some(path);
     while let Some(path) = prefix {
-        let below = format!("{path}.");
-        let exact = spans.get(path);
-        let within = || spans.iter().find(|(known, _)| known.starts_with(&below)).map(|(_, span)| span);
-        if let Some(span) = exact.or_else(within) {
-            return *span;
+        if let Some(span) = spans.get(path).or_else(|| spans.below(path)) {
+            return span;
         }
         prefix = path.rsplit_once('.').map(|(parent, _)| parent);
     }

@@ -4,13 +4,15 @@
 //! by its overrides, and shared by its value: two sets of overrides that lead to equal effective parameters lead to
 //! one variant, hence to one node.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use qpipe_cache::Digest;
 use qpipe_sdk::{Params, Value};
 
 use super::cells::CellOverride;
 use super::rules::{given_params, missing, place_of, why_inapplicable};
-use crate::graph::Span;
+use crate::graph::{Name, Span, Spans};
 use crate::manifest::{Errors, ManifestError, ParamPath, StageDecl, Template};
 
 /// Index of a distinct set of effective parameters of one stage.
@@ -20,8 +22,8 @@ pub(crate) struct VariantId(usize);
 /// Effective parameters, and the places of the given ones among them.
 #[derive(Clone, Debug)]
 pub(crate) struct Variant {
-    pub(crate) params: Params,
-    pub(crate) spans: BTreeMap<String, Span>,
+    pub(crate) params: Arc<Params>,
+    pub(crate) spans: Spans,
 }
 
 type Overrides<'c> = [&'c CellOverride];
@@ -31,8 +33,12 @@ pub(crate) struct Variants<'a, 'r> {
     list: Vec<Variant>,
     /// By stage, without overrides; `None` for a stage with errors.
     base: Vec<Option<VariantId>>,
-    by_overrides: HashMap<Vec<u8>, Option<VariantId>>,
-    by_params: HashMap<Vec<u8>, VariantId>,
+    /// By the overrides' numbers, in the order in which the cell has them.
+    by_overrides: HashMap<Vec<u32>, Option<VariantId>>,
+    /// By the digest of stage and effective parameters.
+    by_params: HashMap<Digest, VariantId>,
+    /// The bytes that are digested, kept to be used again.
+    buffer: Vec<u8>,
     /// Inapplicable overrides, with what makes them so: each is reported for the first of its values only.
     refused: HashSet<(ParamPath, Option<Span>)>,
 }
@@ -46,6 +52,7 @@ impl<'a, 'r> Variants<'a, 'r> {
             base: Vec::new(),
             by_overrides: HashMap::new(),
             by_params: HashMap::new(),
+            buffer: Vec::new(),
             refused: HashSet::new(),
         };
         for (index, stage) in template.stages.iter().enumerate() {
@@ -74,7 +81,7 @@ impl<'a, 'r> Variants<'a, 'r> {
         if overrides.is_empty() {
             return Some(base);
         }
-        let key = overrides_key(stage, overrides);
+        let key: Vec<u32> = overrides.iter().map(|o| o.id).collect();
         if let Some(known) = self.by_overrides.get(&key) {
             return *known;
         }
@@ -84,19 +91,26 @@ impl<'a, 'r> Variants<'a, 'r> {
     }
 
     fn make(&mut self, index: usize, overrides: &Overrides<'_>, errors: &mut Errors) -> Option<VariantId> {
-        let variant = apply(&self.template.stages[index], overrides);
+        let stage = &self.template.stages[index];
+        let base = self.base.get(index).copied().flatten().map(|id| &self.list[id.0]);
+        let plain = base.and_then(|base| replaced(stage, base, overrides));
+        let is_plain = plain.is_some();
+        let variant = plain.unwrap_or_else(|| apply(stage, overrides));
         let check = Check { template: self.template, index, overrides, variant: &variant };
-        check.run(&mut self.refused, errors).then(|| self.intern(index, variant))
+        let sound =
+            if is_plain { check.own_rules_hold(errors) } else { check.run(&mut self.refused, errors) };
+        sound.then(|| self.intern(index, variant))
     }
 
     fn intern(&mut self, stage: usize, variant: Variant) -> VariantId {
-        let mut key = stage.to_le_bytes().to_vec();
+        self.buffer.clear();
+        self.buffer.extend(stage.to_le_bytes());
         for (path, value) in &variant.params.0 {
-            write_text(&mut key, path);
-            write_value(&mut key, value);
+            write_text(&mut self.buffer, path);
+            write_value(&mut self.buffer, value);
         }
         let next = VariantId(self.list.len());
-        let id = *self.by_params.entry(key).or_insert(next);
+        let id = *self.by_params.entry(Digest::of_bytes(&self.buffer)).or_insert(next);
         if id == next {
             self.list.push(variant);
         }
@@ -104,15 +118,30 @@ impl<'a, 'r> Variants<'a, 'r> {
     }
 }
 
+/// The base variant with other values, where the overrides change nothing but values: every one is of a parameter
+/// that is effective already and decides nothing about others. `None` where that cannot be said.
+fn replaced(stage: &StageDecl<'_>, base: &Variant, overrides: &Overrides<'_>) -> Option<Variant> {
+    let only_a_value = |o: &&CellOverride| base.params.has(&o.param) && !stage.schema().decides(&o.param);
+    if !overrides.iter().all(only_a_value) {
+        return None;
+    }
+    let mut params = Params::clone(&base.params);
+    for o in overrides {
+        params.0.get_mut(o.param.as_ref())?.clone_from(o.value());
+    }
+    let own = overrides.iter().map(|o| (Arc::clone(&o.param), o.span())).collect();
+    Some(Variant { params: Arc::new(params), spans: base.spans.with(own) })
+}
+
 /// The stage's given parameters with the overrides in place, and what is effective of them.
 fn apply(stage: &StageDecl<'_>, overrides: &Overrides<'_>) -> Variant {
     let given = overridden(stage, overrides);
     let params = stage.schema().effective(&given);
-    let mut spans: BTreeMap<String, Span> =
-        stage.given.iter().map(|(path, given)| (path.clone(), given.span)).collect();
-    spans.extend(overrides.iter().map(|o| (o.path.param.clone(), o.span)));
-    spans.retain(|path, _| params.has(path));
-    Variant { params, spans }
+    let effective = |(path, span): (&String, Span)| params.has(path).then(|| (path.clone(), span));
+    let places = stage.given.iter().map(|(path, given)| (path, given.span)).filter_map(effective);
+    let own = overrides.iter().filter(|o| params.has(&o.param));
+    let own: Vec<(Name, Span)> = own.map(|o| (Arc::clone(&o.param), o.span())).collect();
+    Variant { spans: places.collect::<Spans>().with(own), params: Arc::new(params) }
 }
 
 /// The given parameters of a stage with overrides in place; a choice overridden with `false` is taken out.
@@ -122,14 +151,14 @@ fn overridden(stage: &StageDecl<'_>, overrides: &Overrides<'_>) -> Params {
         if is_removal(stage, o) {
             given.0.remove(&o.path.param);
         } else {
-            given.set(o.path.param.clone(), o.value.clone());
+            given.set(o.path.param.clone(), o.value().clone());
         }
     }
     given
 }
 
 fn is_removal(stage: &StageDecl<'_>, o: &CellOverride) -> bool {
-    o.value == Value::Bool(false) && stage.schema().is_presence(&o.path.param)
+    *o.value() == Value::Bool(false) && stage.schema().is_presence(&o.path.param)
 }
 
 /// The checks of one variant.
@@ -176,7 +205,7 @@ impl<'r> Check<'_, 'r> {
         let given = overridden(stage, self.overrides);
         let Some(reason) = why_inapplicable(stage.schema(), &o.path.param, &given) else { return };
         let overriding = self.overrides.iter().find(|other| other.path.param == reason.decided_by);
-        let because = overriding.map(|other| other.span).or_else(|| self.given_place(&reason.decided_by));
+        let because = overriding.map(|other| other.span()).or_else(|| self.given_place(&reason.decided_by));
         if !refused.insert((o.path.clone(), because)) {
             return;
         }
@@ -187,7 +216,7 @@ impl<'r> Check<'_, 'r> {
         errors.push(ManifestError::Inapplicable {
             param: self.template.display(&o.path),
             rule: reason.rule,
-            span: o.span.into(),
+            span: o.span().into(),
             because: because.map(Into::into),
             help: Some(help.into()),
         });
@@ -204,17 +233,23 @@ impl<'r> Check<'_, 'r> {
                 stage: stage.name.clone(),
                 param,
                 span: stage.span.into(),
-                because: self.overrides.first().map(|o| o.span.into()),
+                because: self.overrides.first().map(|o| o.span().into()),
                 help: Some(help),
             });
         }
+    }
+
+    fn own_rules_hold(&self, errors: &mut Errors) -> bool {
+        let before = errors.len();
+        self.own_rules(errors);
+        errors.len() == before
     }
 
     fn own_rules(&self, errors: &mut Errors) {
         let stage = self.stage();
         for (path, message) in stage.stage.check(&self.variant.params) {
             let about = place_of(&path, &self.variant.spans, stage.span);
-            let span = self.overrides.first().map_or(about, |o| o.span);
+            let span = self.overrides.first().map_or(about, |o| o.span());
             errors.push(ManifestError::StageRule {
                 path: format!("{}.{path}", stage.name),
                 message,
@@ -237,17 +272,6 @@ pub(crate) fn differences(baseline: &Params, cell: &Params, overridden: &[&Param
         _ => overridden.iter().any(|known| known.param == path),
     };
     paths.into_iter().filter(|path| differs(path)).cloned().collect()
-}
-
-fn overrides_key(stage: usize, overrides: &Overrides<'_>) -> Vec<u8> {
-    let mut sorted = overrides.to_vec();
-    sorted.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    let mut key = stage.to_le_bytes().to_vec();
-    for o in sorted {
-        write_text(&mut key, &o.path.param);
-        write_value(&mut key, &o.value);
-    }
-    key
 }
 
 fn write_text(key: &mut Vec<u8>, text: &str) {

@@ -1,5 +1,7 @@
 //! Stage types that look like the built-in ones and do nothing: manifests are read against declarations alone.
 
+#![allow(dead_code, reason = "each test uses its own part")]
+
 use std::path::Path;
 
 use qpipe_engine::graph::Study;
@@ -127,6 +129,15 @@ fn evaluate() -> Box<dyn Stage> {
 }
 
 fn benchmark() -> Box<dyn Stage> {
+    measured("benchmark", &[("model", "model", true)])
+}
+
+/// A benchmark of nothing: the same parameters without an input.
+pub(crate) fn probe() -> Box<dyn Stage> {
+    measured("probe", &[])
+}
+
+fn measured(kind: &'static str, inputs: &[(&'static str, &'static str, bool)]) -> Box<dyn Stage> {
     let count = |name, default| {
         NodeSpec::value(ParamSpec::new(name, ParamType::at_least(1), "").default(Value::Int(default)))
     };
@@ -141,10 +152,10 @@ fn benchmark() -> Box<dyn Stage> {
         count("repeat", 3),
         NodeSpec::value(exclusive),
     ];
-    fake("benchmark", &[("model", "model", true)], "benchmark", nodes, |_| Vec::new())
+    fake(kind, inputs, "benchmark", nodes, |_| Vec::new())
 }
 
-fn registry() -> StageRegistry {
+pub(crate) fn registry() -> StageRegistry {
     StageRegistry::default().with(load()).with(quantize()).with(evaluate()).with(benchmark())
 }
 

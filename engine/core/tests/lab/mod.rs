@@ -4,13 +4,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of the laboratory")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use qpipe_cache::Store;
-use qpipe_engine::graph::{Cell, CellId, Node, NodeId, Override, ReportSpec, Span, Study};
+use qpipe_engine::graph::{Cell, CellId, Node, NodeId, NodesByName, Override, ReportSpec, Span, Study};
 use qpipe_engine::plan::{Plan, PlanOptions, plan};
 use qpipe_engine::run::{RunEvent, RunOptions, RunResult, run};
 use qpipe_engine::sources::Sources;
@@ -215,13 +214,14 @@ impl Recipe {
         let change = Override { path: "weights.scheme".into(), value: Value::Text(scheme.into()), span };
         study.cells.push(Cell {
             id,
-            name: if first { "baseline".into() } else { format!("scheme={scheme}") },
+            name: if first { "baseline".into() } else { format!("scheme={scheme}").into() },
             group: "one-at-a-time".into(),
-            overrides: if first { vec![] } else { vec![change] },
+            overrides: if first { vec![] } else { vec![Arc::new(change)] },
             baseline: Some(CellId(0)),
             nodes: [("base", base), ("weights", weights), ("quality", quality)]
                 .map(|(stage, node)| (stage.to_owned(), node))
-                .into(),
+                .into_iter()
+                .collect(),
         });
     }
 }
@@ -236,8 +236,8 @@ fn node(
     input: Option<NodeId>,
 ) -> NodeId {
     let params = Params(params.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect());
-    let inputs: BTreeMap<String, NodeId> = input.map(|id| ("model".to_owned(), id)).into_iter().collect();
-    let same = |n: &&mut Node| n.kind == kind && n.params == params && n.inputs == inputs;
+    let inputs: NodesByName = input.map(|id| ("model".to_owned(), id)).into_iter().collect();
+    let same = |n: &&mut Node| *n.kind == *kind && *n.params == params && n.inputs == inputs;
     if let Some(shared) = study.nodes.iter_mut().find(same) {
         shared.cells.push(cell);
         return shared.id;
@@ -246,7 +246,7 @@ fn node(
     let place = |word: &str| Span { offset: study.text().find(word).unwrap_or(0), len: word.len() };
     let (span, label) = (place(stage), format!("{stage}#{}", id.0));
     let spans = params.0.keys().map(|name| (name.clone(), place(&format!("{name} ")))).collect();
-    let (kind, stage) = (kind.to_owned(), stage.to_owned());
+    let (kind, stage, params) = (kind.into(), stage.into(), Arc::new(params));
     study.nodes.push(Node { id, kind, stage, label, params, spans, span, inputs, cells: vec![cell] });
     id
 }
