@@ -28,6 +28,17 @@ pub enum Command {
     Plan(PlanArgs),
     /// Check a manifest without running or hashing anything.
     Check(StudyArgs),
+    /// Lay manifests out in one way; comments and spellings stay.
+    Fmt(FmtArgs),
+    /// Explain a diagnostic code, or list all of them.
+    Explain {
+        /// Such as `qpipe::manifest::varies_many`, or its last part.
+        code: Option<String>,
+    },
+    /// Show what the stage types take.
+    Schema(SchemaArgs),
+    /// Draw a study's stages and how they are connected.
+    Graph(GraphArgs),
     /// The records of earlier runs.
     #[command(subcommand)]
     Runs(RunsCommand),
@@ -76,8 +87,69 @@ pub struct PlanArgs {
     pub json: bool,
 }
 
+#[derive(Debug, ClapArgs)]
+pub struct FmtArgs {
+    /// The manifests; `-` formats standard input to standard output.
+    #[arg(required = true)]
+    pub manifests: Vec<PathBuf>,
+    /// Change nothing; fail if anything would change.
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct SchemaArgs {
+    /// One stage type; all of them without it.
+    pub stage: Option<String>,
+    #[arg(long, value_enum, default_value_t = SchemaFormat::Text)]
+    pub format: SchemaFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaFormat {
+    Text,
+    /// For programs and editors, with a schema version.
+    Json,
+    Md,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct GraphArgs {
+    #[command(flatten)]
+    pub study: StudyArgs,
+    #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
+    pub format: GraphFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    Text,
+    /// Graphviz.
+    Dot,
+    Mermaid,
+    /// A self-contained picture.
+    Svg,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum RunsCommand {
+    /// Show one run: what it was given, how it ended, every node.
+    Show {
+        /// The run's id, a beginning of it, or `latest`.
+        run: String,
+        /// The record's `run.json`.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what differs between two runs, in inputs and in results.
+    Diff {
+        /// The earlier run: an id, a beginning of it, or `latest`.
+        a: String,
+        b: String,
+        /// The differences as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// List runs, oldest first.
     Ls {
         /// The list as JSON.

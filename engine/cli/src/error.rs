@@ -7,7 +7,7 @@ use miette::Diagnostic;
 use qpipe_cache::StoreError;
 use qpipe_engine::manifest::ManifestErrors;
 use qpipe_engine::plan::PlanError;
-use qpipe_engine::record::RecordError;
+use qpipe_engine::record::{ReadError, RecordError};
 use qpipe_sdk::ErrorClass;
 
 use crate::exit::Exit;
@@ -36,30 +36,74 @@ pub enum CliError {
     #[error(transparent)]
     #[diagnostic(code(qpipe::cli::record))]
     Record(#[from] RecordError),
-    #[error("failed to read the record `{}`: {reason}", path.display())]
-    #[diagnostic(code(qpipe::cli::run_record), help("nothing was removed: what that run needs is unknown"))]
-    RunRecord { path: PathBuf, reason: String },
-    #[error("no finished run `{run}`")]
-    #[diagnostic(code(qpipe::cli::no_run), help("`qpipe runs ls` lists them"))]
-    NoRun { run: String },
+    #[error("the record of run `{run}` has `{text}` for a key")]
+    #[diagnostic(code(qpipe::cli::no_key), help("nothing was removed or pinned"))]
+    NoKey { run: String, text: String },
     #[error("no pin `{name}`")]
     #[diagnostic(code(qpipe::cli::no_pin), help("`qpipe cache pins` lists them"))]
     NoPin { name: String },
+    #[error("not formatted: {}", names(paths))]
+    #[diagnostic(code(qpipe::cli::not_formatted), help("`qpipe fmt` without `--check` formats them"))]
+    NotFormatted { paths: Vec<PathBuf> },
+    #[error("failed to write `{}`: {source}", path.display())]
+    #[diagnostic(code(qpipe::cli::write_file))]
+    WriteFile { path: PathBuf, source: io::Error },
+    #[error("there is no diagnostic `{code}`")]
+    #[diagnostic(code(qpipe::cli::unknown_code))]
+    UnknownCode {
+        code: String,
+        #[help]
+        help: Option<String>,
+    },
+    #[error("there is no stage type `{name}`")]
+    #[diagnostic(code(qpipe::cli::unknown_stage_type))]
+    UnknownStageType {
+        name: String,
+        #[help]
+        help: Option<String>,
+    },
+    #[error("{error}")]
+    #[diagnostic(code(qpipe::cli::unknown_run), help("`qpipe runs ls` lists the runs"))]
+    UnknownRun { error: ReadError },
+    #[error(transparent)]
+    #[diagnostic(code(qpipe::cli::unreadable_run))]
+    UnreadableRun(ReadError),
     #[error("failed to encode JSON: {0}")]
     #[diagnostic(code(qpipe::cli::json))]
     Json(#[from] serde_json::Error),
 }
 
+fn names(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ")
+}
+
+impl From<ReadError> for CliError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unknown { .. } | ReadError::Ambiguous { .. } => Self::UnknownRun { error },
+            other => Self::UnreadableRun(other),
+        }
+    }
+}
+
 impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::ManifestFile { .. } | Self::Manifest(_) => Exit::Manifest,
+            Self::ManifestFile { .. }
+            | Self::Manifest(_)
+            | Self::NotFormatted { .. }
+            | Self::WriteFile { .. } => Exit::Manifest,
+            Self::UnknownCode { .. } | Self::UnknownStageType { .. } | Self::UnknownRun { .. } => Exit::Usage,
             Self::Plan(error) => match error.class() {
                 ErrorClass::Config => Exit::Manifest,
                 class => Exit::of_failures(&[class]),
             },
-            Self::NoStore { .. } | Self::Store(_) | Self::Record(_) | Self::RunRecord { .. } => Exit::Store,
-            Self::NoRun { .. } | Self::NoPin { .. } => Exit::Usage,
+            Self::NoPin { .. } => Exit::Usage,
+            Self::NoStore { .. }
+            | Self::Store(_)
+            | Self::Record(_)
+            | Self::UnreadableRun(_)
+            | Self::NoKey { .. } => Exit::Store,
             Self::Json(_) => Exit::StageFailed,
         }
     }

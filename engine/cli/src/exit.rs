@@ -11,9 +11,9 @@ pub enum Exit {
     Ok,
     /// 1: a stage failed. Finished work is kept.
     StageFailed,
-    /// 2: the command line was not understood.
+    /// 2: the command line was not understood, or names a code, stage type or run that there is not.
     Usage,
-    /// 3: the manifest is missing or wrong, or names files that are.
+    /// 3: the manifest is missing, wrong or (`fmt --check`) not formatted, or names files that are missing.
     Manifest,
     /// 6: the store cannot be used, or is damaged.
     Store,

@@ -249,3 +249,105 @@ fn gc_keeps_pins_and_latest_runs_and_takes_the_rest() {
     assert_eq!(count(), all);
     assert_eq!(qpipe(&lab, &["cache", "pin", "x", "--run", "../runs"]).exit, Exit::Usage);
 }
+
+#[test]
+fn fmt_checks_and_formats_and_keeps_comments() {
+    let lab = Lab::new();
+    let path = manifest(&lab, "qpipe   1 name=lab // the lab\nload base{\n text weights\n}\n");
+    let path = path.to_str().unwrap();
+    let check = qpipe(&lab, &["fmt", "--check", path]);
+    assert_eq!(check.exit, Exit::Manifest);
+    assert!(check.err.contains("not_formatted") && check.err.contains("lab.kdl"), "{}", check.err);
+    assert_eq!(qpipe(&lab, &["fmt", path]).exit, Exit::Ok);
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(text, "qpipe 1 name=lab // the lab\nload base {\n    text weights\n}\n");
+    assert_eq!(qpipe(&lab, &["fmt", "--check", path]).exit, Exit::Ok);
+    let broken = manifest(&lab, "qpipe 1 name=lab\nload base {");
+    assert_eq!(qpipe(&lab, &["fmt", broken.to_str().unwrap()]).exit, Exit::Manifest);
+}
+
+#[test]
+fn codes_are_explained() {
+    let lab = Lab::new();
+    let page = qpipe(&lab, &["explain", "varies_many"]);
+    assert!(page.out.starts_with("qpipe::manifest::varies_many\n\nA cell of an `ablate`"), "{}", page.out);
+    assert!(qpipe(&lab, &["explain"]).out.lines().count() > 50);
+    let unknown = qpipe(&lab, &["explain", "varies_may"]);
+    assert_eq!(unknown.exit, Exit::Usage);
+    assert!(unknown.err.contains("varies_many"), "{}", unknown.err);
+}
+
+#[test]
+fn schemas_come_in_three_formats() {
+    let lab = Lab::new();
+    let text = qpipe(&lab, &["schema", "quantize"]);
+    assert!(text.out.contains("scheme: a string"), "{}", text.out);
+    let json = qpipe(&lab, &["schema", "--format", "json"]);
+    let doc: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((&doc["schema"], doc["stages"].as_array().unwrap().len()), (&1.into(), 3));
+    assert!(qpipe(&lab, &["schema", "load", "--format", "md"]).out.starts_with("## `load`"));
+    let unknown = qpipe(&lab, &["schema", "quantise"]);
+    assert_eq!(unknown.exit, Exit::Usage);
+    assert!(unknown.err.contains("did you mean `quantize`?"), "{}", unknown.err);
+}
+
+#[test]
+fn graphs_are_collapsed_by_cell() {
+    let lab = Lab::new();
+    let path = manifest(&lab, MANIFEST);
+    let graph = |format| qpipe(&lab, &["graph", path.to_str().unwrap(), "--format", format]).out;
+    let text = "base (load, 1 node)\nweights (quantize, 3 nodes) ← model base\n\
+                quality (evaluate, 3 nodes) ← model weights\n";
+    assert_eq!(graph("text"), text);
+    assert!(graph("dot").contains("\"base\" -> \"weights\" [label=\"model\"];"));
+    assert!(graph("mermaid").contains("s0 -->|model| s1"));
+    let svg = graph("svg");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.matches("<rect").count() == 3);
+}
+
+#[test]
+fn two_runs_are_compared_in_inputs_and_results() {
+    let lab = Lab::new();
+    run(&lab, &[]);
+    let first = qpipe(&lab, &["runs", "ls"]).out;
+    let first = first.lines().nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let shown = qpipe(&lab, &["runs", "show", &first]);
+    assert!(shown.out.contains("weights [scheme=fp4]") && shown.out.contains("ran 7"), "{}", shown.out);
+    let changed = manifest(&lab, &MANIFEST.replace("scheme nf4", "scheme nf3"));
+    assert_eq!(qpipe(&lab, &["run", changed.to_str().unwrap(), "--set", "quality.task=b"]).exit, Exit::Ok);
+    let diff = qpipe(&lab, &["runs", "diff", &first, "latest"]);
+    assert!(diff.out.contains("`weights.scheme` changed from `nf4` to `nf3`"), "{}", diff.out);
+    assert!(diff.out.contains("`quality.task` changed from `boolq` to `b`"), "{}", diff.out);
+    assert!(
+        diff.out.contains("--set quality.task") && diff.out.contains("quality.boolq.f1 [baseline]"),
+        "{}",
+        diff.out
+    );
+    assert!(diff.out.lines().all(|line| !line.starts_with("base ")), "{}", diff.out);
+    let same = qpipe(&lab, &["runs", "diff", "latest", "latest"]);
+    assert_eq!(same.out, "");
+    assert!(same.err.starts_with("inputs: 0 differ, 9 equal"), "{}", same.err);
+    assert_eq!(qpipe(&lab, &["runs", "show", "1999"]).exit, Exit::Usage);
+    let json = qpipe(&lab, &["runs", "diff", &first, "latest", "--json"]);
+    let doc: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(doc["inputs"][0]["how"]["change"], "key", "{}", json.out);
+}
+
+#[test]
+fn an_include_is_read_beside_the_manifest_and_kept_in_the_record() {
+    let lab = Lab::new();
+    lab.file("base.kdl", b"qpipe 1\ndefaults { failure keep-going }\nload base { text weights }\n");
+    let text = MANIFEST.replace("load base {\n    text weights\n}", "include \"base.kdl\"");
+    let path = manifest(&lab, &text);
+    lab.switches.set(|s| &s.fp4_fails, true);
+    let ended = qpipe(&lab, &["run", path.to_str().unwrap()]);
+    assert_eq!(ended.exit, Exit::StageFailed, "{}", ended.err);
+    assert!(ended.err.contains("ran 5 · cached 0 · failed 1 · skipped 1"), "{}", ended.err);
+    let shown = qpipe(&lab, &["runs", "show", "latest", "--json"]);
+    let doc: serde_json::Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(doc["includes"][0]["file"], "include-1-base.kdl");
+    assert_eq!(doc["sources_digest"].as_str().unwrap().len(), 64);
+    std::fs::remove_file(lab.dir.path().join("base.kdl")).unwrap();
+    let missing = qpipe(&lab, &["check", path.to_str().unwrap()]);
+    assert!(missing.err.contains("unreadable_include"), "{}", missing.err);
+}

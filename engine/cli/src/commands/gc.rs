@@ -1,11 +1,9 @@
 //! `qpipe cache gc`, `pin`, `unpin` and `pins`: what stays in the store and what goes.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
 use qpipe_cache::{ActionKey, Evicted, GcMode, GcOptions, GcReport, Store, Tally, Why};
-use qpipe_engine::record::{self, NodeStatus, RunSummary};
+use qpipe_engine::record::{self, NodeStatus, NodeSummary, RunStatus};
 
 use super::cache::bytes;
 use crate::args::GcArgs;
@@ -65,30 +63,25 @@ fn summary(report: &GcReport, printer: &mut Printer) {
     }
 }
 
-/// Every finished result in the records of the last `count` runs. A run without a summary names none: what it is doing is
-/// protected by its own lease, and what it did is young.
+/// Every finished result in the records of the last `count` runs. A run without a summary names none: what it is doing
+/// is protected by its own lease, and what it did is young.
 fn keys_of_latest_runs(store: &Store, count: usize) -> Result<BTreeSet<ActionKey>, CliError> {
     let runs = record::runs(&store.runs_dir())?;
     let mut keys = BTreeSet::new();
     for entry in runs.iter().rev().take(count) {
-        let path = store.runs_dir().join(&entry.run.0).join("run.json");
-        if path.is_file() {
-            keys.extend(keys_of(&path)?);
+        if !matches!(entry.status, RunStatus::Running | RunStatus::Interrupted) {
+            keys.extend(keys_of(store, &entry.run.0)?);
         }
     }
     Ok(keys)
 }
 
-fn keys_of(run_json: &Path) -> Result<Vec<ActionKey>, CliError> {
-    let damaged = |reason: String| CliError::RunRecord { path: run_json.to_owned(), reason };
-    let text = fs::read(run_json).map_err(|error| damaged(error.to_string()))?;
-    let summary: RunSummary = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-    summary
-        .nodes
-        .iter()
-        .filter(|node| matches!(node.status, NodeStatus::Ran { .. } | NodeStatus::Cached { .. }))
-        .filter_map(|node| node.key.as_deref())
-        .map(|key| key.parse().map_err(|_| damaged(format!("`{key}` is no key"))))
+fn keys_of(store: &Store, run: &str) -> Result<BTreeSet<ActionKey>, CliError> {
+    let record = record::read_run(&store.runs_dir(), run)?;
+    let finished =
+        |node: &&NodeSummary| matches!(node.status, NodeStatus::Ran { .. } | NodeStatus::Cached { .. });
+    let keys = record.summary.nodes.iter().filter(finished).filter_map(|node| node.key.as_deref());
+    keys.map(|key| key.parse().map_err(|_| CliError::NoKey { run: run.to_owned(), text: key.to_owned() }))
         .collect()
 }
 
@@ -100,14 +93,7 @@ pub(super) fn pin(
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
     let keys: BTreeSet<ActionKey> = match run {
-        Some(run) => {
-            let path = store.runs_dir().join(run).join("run.json");
-            let is_name = Path::new(run).file_name().is_some_and(|name| name == run);
-            if !is_name || !path.is_file() {
-                return Err(CliError::NoRun { run: run.to_owned() });
-            }
-            keys_of(&path)?.into_iter().collect()
-        }
+        Some(run) => keys_of(store, run)?,
         None => keys.iter().copied().collect(),
     };
     store.pin(name, &keys)?;

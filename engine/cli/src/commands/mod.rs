@@ -2,10 +2,15 @@
 
 mod cache;
 mod check;
+mod explain;
+mod fmt;
 mod gc;
+mod graph;
 mod plan;
 mod run;
 mod runs;
+mod schema;
+mod show;
 mod study;
 
 use std::path::Path;
@@ -29,6 +34,16 @@ pub fn run(
         Command::Run(run) => run::run(registry, &args.store, run, printer, cancel),
         Command::Plan(plan) => plan::plan(registry, &args.store, plan, printer),
         Command::Check(study) => check::check(registry, study, printer),
+        Command::Fmt(args) => fmt::fmt(args, printer),
+        Command::Explain { code } => explain::explain(code.as_deref(), printer),
+        Command::Schema(args) => schema::schema(registry, args, printer),
+        Command::Graph(args) => graph::graph(registry, args, printer),
+        Command::Runs(RunsCommand::Show { run, json }) => {
+            show::show(&existing(&args.store)?, run, *json, printer)
+        }
+        Command::Runs(RunsCommand::Diff { a, b, json }) => {
+            show::diff(&existing(&args.store)?, (a, b), *json, printer)
+        }
         Command::Runs(RunsCommand::Ls { json }) => runs::ls(&existing(&args.store)?, *json, printer),
         Command::Cache(command) => cache::run(&existing(&args.store)?, command, printer),
     }

@@ -102,6 +102,9 @@ pub enum ManifestError {
     #[error("the text could not be parsed: {fault}")]
     #[diagnostic(code(qpipe::manifest::parser_failed))]
     ParserFailed { fault: String },
+    #[error("the text cannot be laid out without changing what it means, so it is left as it is")]
+    #[diagnostic(code(qpipe::manifest::format_failed))]
+    FormatFailed {},
     #[error("nodes or comments are nested more than {limit} deep")]
     #[diagnostic(code(qpipe::manifest::too_deep), help("no manifest needs more than four levels"))]
     TooDeep {

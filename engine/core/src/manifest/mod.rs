@@ -19,8 +19,10 @@
 mod defaults;
 mod document;
 mod error;
+mod format;
 mod groups;
 mod include;
+mod lexer;
 mod load;
 mod near;
 mod report;
@@ -32,10 +34,13 @@ mod template;
 mod typed;
 
 pub use error::{ManifestError, ManifestErrors};
+pub use format::format;
 pub use load::{LoadOptions, load_study};
 pub use syntax::MAX_BYTES;
 
 pub(crate) use error::Errors;
+pub use near::nearest;
+
 pub(crate) use groups::{Axis, Choice, Form, Group};
 pub(crate) use stages::{Giver, StageDecl};
 pub(crate) use template::{ParamPath, Template};

@@ -5,7 +5,7 @@ const LISTED: usize = 16;
 
 /// The candidate nearest to `word`, if it is near enough to be a slip of the keyboard: a third of the letters
 /// changed, swapped, added or left out.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()

@@ -164,6 +164,12 @@ fn place(text: &str, span: SourceSpan) -> SourceSpan {
     SourceSpan::new(start.into(), end - start)
 }
 
+/// Length of the string that begins `text`, raw ones included; `None` if none does.
+pub(crate) fn string_len(text: &str) -> Option<usize> {
+    let scan = Scan::new(text);
+    if text.starts_with('"') { scan.string(0) } else { scan.raw_string() }
+}
+
 /// Finds nesting that the parser must not see. It knows strings and comments well enough to skip their braces; a
 /// string that KDL would refuse is not skipped, since the parser recovers into its inside.
 struct Scan<'a> {

@@ -27,6 +27,7 @@ pub use reason::MissReason;
 pub use walk::{Plan, PlanOptions, PlannedNode, plan};
 
 pub(crate) use assess::{Assessor, memory_names, unusable};
+pub(crate) use reason::changes;
 
 /// The name of a stage's one output in an action record.
 pub(crate) const OUTPUT: &str = "out";

@@ -84,11 +84,23 @@ impl MissReason {
 /// Every difference between the key document a node had (`old`) and has now (`new`); empty for equal ones.
 /// A stage of another kind differs in everything, so that is the only difference then reported.
 pub(crate) fn differences(study: &Study, node: &Node, old: &KeyDoc, new: &KeyDoc) -> Vec<MissReason> {
+    let from =
+        |port: &str| node.inputs.get(port).map_or_else(String::new, |id| study.nodes[id.0].label.clone());
+    compared(&node.stage, &from, old, new)
+}
+
+/// Every difference between two key documents of a stage, outside of any study: an input is called by its port.
+pub(crate) fn changes(stage: &str, old: &KeyDoc, new: &KeyDoc) -> Vec<MissReason> {
+    compared(stage, &str::to_owned, old, new)
+}
+
+/// `from`: what gives the artifact at a port.
+fn compared(stage: &str, from: &dyn Fn(&str) -> String, old: &KeyDoc, new: &KeyDoc) -> Vec<MissReason> {
     if old.kind != new.kind {
         return vec![MissReason::KindChanged { old: old.kind.clone(), new: new.kind.clone() }];
     }
-    let mut reasons = params(&node.stage, &old.params, &new.params);
-    reasons.extend(inputs(study, node, &old.inputs, &new.inputs));
+    let mut reasons = params(stage, &old.params, &new.params);
+    reasons.extend(inputs(from, &old.inputs, &new.inputs));
     if old.semantics != new.semantics {
         let kind = new.kind.clone();
         reasons.push(MissReason::SemanticsChanged { kind, old: old.semantics, new: new.semantics });
@@ -121,7 +133,7 @@ fn params(stage: &str, old: &KeyParams, new: &KeyParams) -> Vec<MissReason> {
 
 type KeyInputs = BTreeMap<String, Digest>;
 
-fn inputs(study: &Study, node: &Node, old: &KeyInputs, new: &KeyInputs) -> Vec<MissReason> {
+fn inputs(from: &dyn Fn(&str) -> String, old: &KeyInputs, new: &KeyInputs) -> Vec<MissReason> {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let reason = |name: &String| {
         let (before, now) = (old.get(name).map(Digest::short), new.get(name).map(Digest::short));
@@ -130,7 +142,7 @@ fn inputs(study: &Study, node: &Node, old: &KeyInputs, new: &KeyInputs) -> Vec<M
         }
         Some(match name.strip_prefix(SOURCE_PREFIX) {
             Some(source) => source_reason(source, before, now),
-            None => port_reason(study, node, name, before, now),
+            None => port_reason(from(name), name, before, now),
         })
     };
     names.into_iter().filter_map(reason).collect()
@@ -145,14 +157,7 @@ fn source_reason(name: &str, old: Option<String>, new: Option<String>) -> MissRe
     }
 }
 
-fn port_reason(
-    study: &Study,
-    node: &Node,
-    port: &str,
-    old: Option<String>,
-    new: Option<String>,
-) -> MissReason {
-    let from = node.inputs.get(port).map_or_else(String::new, |id| study.nodes[id.0].label.clone());
+fn port_reason(from: String, port: &str, old: Option<String>, new: Option<String>) -> MissReason {
     let port = port.to_owned();
     match (old, new) {
         (Some(old), Some(new)) => MissReason::InputChanged { port, from, old, new },

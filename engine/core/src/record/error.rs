@@ -20,3 +20,20 @@ impl RecordError {
         move |source| Self::Io { op, path, source }
     }
 }
+
+/// Why a run cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("no run's id begins with `{id}`")]
+    Unknown { id: String },
+    #[error("several runs' ids begin with `{id}`")]
+    Ambiguous { id: String },
+    #[error("failed to read `{}`: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("`{}` is damaged: {source}", path.display())]
+    Damaged { path: PathBuf, source: serde_json::Error },
+    #[error("`{}` has version {version}, which a newer program wrote", path.display())]
+    Newer { path: PathBuf, version: u64 },
+    #[error(transparent)]
+    List(#[from] RecordError),
+}

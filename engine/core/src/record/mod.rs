@@ -13,16 +13,20 @@
 //!
 //! Keeping a record must never fail the run it is about: what cannot be written becomes a warning.
 
+mod diff;
 mod environment;
 mod error;
 mod id;
 mod list;
+mod read;
 mod recorder;
 mod summary;
 
+pub use diff::{Change, DIFF_SCHEMA, InputChange, InputDiff, ResultDiff, RunDiff};
 pub use environment::Environment;
-pub use error::RecordError;
+pub use error::{ReadError, RecordError};
 pub use id::RunId;
 pub use list::{RunEntry, RunStatus, runs};
+pub use read::{RunRecord, TableCell, TableMetric, TableRecord, read_run};
 pub use recorder::Recorder;
 pub use summary::{CellSummary, IncludeSummary, NodeStatus, NodeSummary, RUN_SCHEMA, RunSummary, Started};
