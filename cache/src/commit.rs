@@ -34,6 +34,7 @@
 //! 8. **A blob that another process renamed but has not synced** is marked here too when this process put the same
 //!    content, so D covers it. When this process only refers to it (an input handed on), a power cut may keep this
 //!    record and lose that name: the record is damaged (blob missing), and the action is done again.
+//!    Gc cannot cause this: A comes before C, and gc looks again after it took a blob away ([`crate::gc`]).
 //! 9. **Two processes commit one key at once** (a lock was not taken). Each rename is whole; the later record stands,
 //!    and the blobs of both are there.
 //! 10. **The disk fills, or turns read-only, at any step.** The step fails with its typed error, the staged file is

@@ -52,8 +52,8 @@ use crate::trash::Item;
 use crate::usage::Tally;
 use crate::uses::LastUses;
 
-/// So many things are taken away before the leases are read again.
-const BATCH: usize = 4096;
+/// So many things are taken away before the leases are read again. Few in tests, so that they meet several batches.
+const BATCH: usize = if cfg!(test) { 3 } else { 4096 };
 
 /// Grace where nobody says otherwise: longer than a pause between two commands of one person.
 pub const DEFAULT_GRACE: Duration = Duration::from_mins(10);
