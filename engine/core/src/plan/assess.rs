@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use qpipe_cache::{ActionKey, ActionRecord, Digest, KeyDoc, KeyValue, Lookup, Store};
+use qpipe_cache::{
+    ActionKey, ActionRecord, Answer, Digest, Found, KeyDoc, KeyValue, OutputRecord, RECORD_SCHEMA, Store,
+};
 use qpipe_sdk::{Schema, SourceData, Stage, StageError, StageRegistry, Value};
 
 use super::OUTPUT;
@@ -67,8 +69,8 @@ impl<'a> Assessor<'a> {
 
     /// Digests of everything outside the study that the node reads: files are linked and hashed, embedded bytes
     /// stored.
-    pub(crate) fn sources(&self, node: &Node) -> Result<BTreeMap<String, Digest>, NodeError> {
-        let fail = |param: Option<&str>, error| NodeError::new(self.study, node, param, error);
+    pub(crate) fn sources(&self, node: &Node) -> Result<BTreeMap<String, Digest>, Box<NodeError>> {
+        let fail = |param: Option<&str>, error| Box::new(NodeError::new(self.study, node, param, error));
         let declared = self.stage(node).and_then(|s| s.sources(&node.params)).map_err(|e| fail(None, e))?;
         let mut digests = BTreeMap::new();
         for source in declared {
@@ -116,19 +118,26 @@ impl<'a> Assessor<'a> {
         inputs: &BTreeMap<String, Digest>,
     ) -> Result<NodeState, StageError> {
         let doc = self.key_doc(node, sources, inputs)?;
-        if self.force == Force::Everything {
-            return Ok(NodeState::Miss { doc, reasons: vec![MissReason::Forced] });
-        }
-        Ok(match self.store.lookup(&doc.key()) {
-            Lookup::Hit(record) => match unusable(&record) {
-                None => NodeState::Hit(record),
-                Some(fault) => NodeState::Miss { doc, reasons: vec![MissReason::RecordDamaged { fault }] },
+        let answer = match self.force {
+            Force::Nothing => self.store.lookup_many(&[doc.key()]).pop(),
+            Force::Everything => None,
+        };
+        Ok(self.state(node, doc, answer))
+    }
+
+    /// Hit or miss, by the store's answer; none where it was not asked, since the node is forced to run.
+    pub(crate) fn state(&self, node: &Node, doc: KeyDoc, answer: Option<Answer>) -> NodeState {
+        let damaged =
+            |doc, fault: String| NodeState::Miss { doc, reasons: vec![MissReason::RecordDamaged { fault }] };
+        match answer {
+            None => NodeState::Miss { doc, reasons: vec![MissReason::Forced] },
+            Some(Answer::Absent) => NodeState::Miss { reasons: self.why_absent(node, &doc), doc },
+            Some(Answer::Damaged(fault)) => damaged(doc, fault.to_string()),
+            Some(Answer::Hit(found)) => match record(&found, &doc) {
+                Ok(record) => NodeState::Hit(Box::new(record)),
+                Err(fault) => damaged(doc, fault),
             },
-            Lookup::Absent => NodeState::Miss { reasons: self.why_absent(node, &doc), doc },
-            Lookup::Damaged(fault) => {
-                NodeState::Miss { doc, reasons: vec![MissReason::RecordDamaged { fault: fault.to_string() }] }
-            }
-        })
+        }
     }
 
     fn why_absent(&self, node: &Node, doc: &KeyDoc) -> Vec<MissReason> {
@@ -137,6 +146,28 @@ impl<'a> Assessor<'a> {
         let reasons = differences(self.study, node, &memory.doc, doc);
         if reasons.is_empty() { vec![MissReason::RecordGone] } else { reasons }
     }
+}
+
+/// The record of a hit: what the index tells of it, and the document that was looked up, which is its own. An error says
+/// why it is still no node's result.
+fn record(found: &Found, doc: &KeyDoc) -> Result<ActionRecord, String> {
+    let outputs = found.outputs().map(|output| {
+        let record = OutputRecord { kind: output.kind.into(), digest: output.digest, bytes: output.bytes };
+        (output.name.into(), record)
+    });
+    let metrics = serde_json::from_str(found.metrics()).map_err(|error| error.to_string())?;
+    let record = ActionRecord {
+        schema: RECORD_SCHEMA,
+        key: found.key(),
+        doc: doc.clone(),
+        outputs: outputs.collect(),
+        refs: found.refs().map(|(digest, _)| digest).collect(),
+        metrics,
+        started_unix_ms: found.started_unix_ms(),
+        elapsed_ms: found.elapsed_ms(),
+        tool: String::new(), // the index does not tell, and nobody asks
+    };
+    unusable(&record).map_or(Ok(record), Err)
 }
 
 /// Why a record that the store vouches for is still no node's result.

@@ -1,14 +1,15 @@
-//! The planner: every node in topological order.
+//! The planner: layer by layer of the graph, so that the store is asked about many nodes at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qpipe_cache::{Digest, Store};
+use qpipe_cache::{ActionKey, Digest, KeyDoc, Store};
 use qpipe_sdk::StageRegistry;
+use rayon::prelude::*;
 
 use super::OUTPUT;
 use super::assess::{Assessor, Force, NodeState};
 use super::error::{NodeError, PlanError};
-use crate::graph::{Node, NodeId, Study};
+use crate::graph::{NodeId, Study};
 
 /// How to plan.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,39 +42,91 @@ pub fn plan(
     options: &PlanOptions,
 ) -> Result<Plan, PlanError> {
     let assessor = Assessor { study, registry, store, force: options.force };
-    let (mut nodes, mut errors) = (Vec::with_capacity(study.nodes.len()), Vec::new());
-    for node in &study.nodes {
-        let planned = planned(&assessor, node, &nodes).unwrap_or_else(|error| {
-            errors.push(error);
-            PlannedNode {
-                id: node.id,
-                sources: BTreeMap::new(),
-                state: NodeState::Pending { on: Vec::new() },
-            }
-        });
-        nodes.push(planned);
+    let mut planned: Vec<Option<PlannedNode>> = vec![None; study.nodes.len()];
+    let mut errors = Vec::new();
+    for layer in layers(study) {
+        let prepared: Vec<_> = layer.par_iter().map(|id| prepare(&assessor, *id, &planned)).collect();
+        let (ready, failed): (Vec<_>, Vec<_>) = prepared.into_iter().partition(Result::is_ok);
+        errors.extend(failed.into_iter().filter_map(Result::err));
+        for node in look_up(&assessor, ready.into_iter().filter_map(Result::ok).collect()) {
+            let at = node.id.0;
+            planned[at] = Some(node);
+        }
     }
-    if errors.is_empty() { Ok(Plan { nodes, options: *options }) } else { Err(PlanError { errors }) }
+    if errors.is_empty() {
+        Ok(Plan { nodes: planned.into_iter().flatten().collect(), options: *options })
+    } else {
+        errors.sort_by_key(|(id, _)| *id);
+        Err(PlanError { errors: errors.into_iter().map(|(_, error)| *error).collect() })
+    }
 }
 
-fn planned(assessor: &Assessor<'_>, node: &Node, before: &[PlannedNode]) -> Result<PlannedNode, NodeError> {
-    let sources = assessor.sources(node)?;
+/// The nodes by how many others stand before them: what the planner may ask of the store at once.
+fn layers(study: &Study) -> Vec<Vec<NodeId>> {
+    let mut layers: Vec<Vec<NodeId>> = Vec::new();
+    let mut depths: Vec<usize> = Vec::with_capacity(study.nodes.len());
+    for node in &study.nodes {
+        let depth = node.inputs.iter().map(|(_, id)| depths[id.0] + 1).max().unwrap_or(0);
+        depths.push(depth);
+        if layers.len() == depth {
+            layers.push(Vec::new());
+        }
+        layers[depth].push(node.id);
+    }
+    layers
+}
+
+/// A node before the store is asked about it.
+struct Prepared {
+    id: NodeId,
+    sources: BTreeMap<String, Digest>,
+    /// Its key document, or the nodes that must run before it is known.
+    key: Result<(KeyDoc, ActionKey), Vec<NodeId>>,
+}
+
+fn prepare(
+    assessor: &Assessor<'_>,
+    id: NodeId,
+    before: &[Option<PlannedNode>],
+) -> Result<Prepared, (NodeId, Box<NodeError>)> {
+    let node = assessor.node(id);
+    let sources = assessor.sources(node).map_err(|error| (id, error))?;
     let (mut inputs, mut on) = (BTreeMap::new(), BTreeSet::new());
-    for (port, id) in node.inputs.iter() {
-        match &before[id.0].state {
-            NodeState::Hit(record) => {
+    for (port, from) in node.inputs.iter() {
+        match before[from.0].as_ref().map(|planned| &planned.state) {
+            Some(NodeState::Hit(record)) => {
                 inputs.insert(port.to_owned(), record.outputs[OUTPUT].digest);
             }
-            NodeState::Miss { .. } | NodeState::Pending { .. } => {
-                on.insert(id);
+            // a node without a state has an error of its own, which is told in place of the plan
+            Some(NodeState::Miss { .. } | NodeState::Pending { .. }) | None => {
+                on.insert(from);
             }
         }
     }
-    let state = if on.is_empty() {
-        let assessed = assessor.assess(node, &sources, &inputs);
-        assessed.map_err(|error| NodeError::new(assessor.study, node, None, error))?
-    } else {
-        NodeState::Pending { on: on.into_iter().collect() }
+    if !on.is_empty() {
+        return Ok(Prepared { id, sources, key: Err(on.into_iter().collect()) });
+    }
+    let doc = assessor.key_doc(node, &sources, &inputs);
+    let doc = doc.map_err(|error| (id, Box::new(NodeError::new(assessor.study, node, None, error))))?;
+    let key = doc.key();
+    Ok(Prepared { id, sources, key: Ok((doc, key)) })
+}
+
+/// Asks the store about a whole layer at once.
+fn look_up(assessor: &Assessor<'_>, layer: Vec<Prepared>) -> Vec<PlannedNode> {
+    let keys: Vec<ActionKey> =
+        layer.iter().filter_map(|p| p.key.as_ref().ok().map(|(_, key)| *key)).collect();
+    let mut answers = match assessor.force {
+        Force::Nothing => assessor.store.lookup_many(&keys),
+        Force::Everything => Vec::new(),
+    }
+    .into_iter();
+    let node = |Prepared { id, sources, key }| {
+        let state = match key {
+            Err(on) => NodeState::Pending { on },
+            Ok((doc, _)) => assessor.state(assessor.node(id), doc, answers.next()),
+        };
+        PlannedNode { id, sources, state }
     };
-    Ok(PlannedNode { id: node.id, sources, state })
+    layer.into_iter().map(node).collect()
 }
