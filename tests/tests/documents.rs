@@ -55,3 +55,30 @@ fn kdl_blocks_of_the_documents_are_valid_manifests() {
     }
     assert!(checked > 0, "no document shows a manifest");
 }
+
+#[test]
+fn the_manifests_page_lists_every_code() {
+    let page = fs::read_to_string(root().join("docs/manifest.md")).unwrap();
+    let missing: Vec<&str> = qpipe_engine::explain::pages()
+        .map(|explained| explained.code)
+        .filter(|code| !page.contains(&format!("| `{code}` |")))
+        .collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+#[test]
+fn shipped_manifests_and_examples_are_formatted() {
+    let mut texts: Vec<(PathBuf, String)> = Vec::new();
+    for entry in fs::read_dir(root().join("pipelines")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "kdl") {
+            texts.push((path.clone(), fs::read_to_string(path).unwrap()));
+        }
+    }
+    let page = root().join("docs/manifest.md");
+    texts.extend(blocks(&fs::read_to_string(&page).unwrap()).into_iter().map(|block| (page.clone(), block)));
+    assert!(texts.len() > 5, "the manifests were not found");
+    for (path, text) in texts {
+        assert_eq!(qpipe_engine::manifest::format(&path, &text).unwrap(), text, "{}", path.display());
+    }
+}

@@ -4,8 +4,11 @@
 
 mod fake;
 
+use std::path::Path;
+
 use fake::read;
 use proptest::prelude::*;
+use qpipe_engine::manifest::{ManifestError, format};
 
 /// The example of the design, without what is not supported yet.
 const ABLATION: &str = include_str!("fake/ablation.kdl");
@@ -57,6 +60,65 @@ fn floor(text: &str, mut at: usize) -> usize {
     at
 }
 
+/// A random manifest that is valid: stages in a chain, variables, defaults, groups, comments, odd white space.
+fn valid_manifest() -> impl Strategy<Value = String> {
+    let space = prop::sample::select(vec!["  ", "\t", " /* c */ ", " \\\n  ", " "]);
+    let end = prop::sample::select(vec![
+        "\n",
+        ";",
+        " // note\n",
+        "\n\n\n",
+        "\r\n",
+        "\n// alone\n",
+        "\n/- x 1 { y }\n",
+    ]);
+    let scheme = prop::sample::select(vec!["nf4", "fp4"]);
+    let (block, limit) = (32_i64..4096, 1_i64..100_000);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (space, end, scheme, block, limit, flags).prop_map(|(space, end, scheme, block, limit, flags)| {
+        let (defaults, ablate, own_line) = flags;
+        let open = if own_line { "{\n" } else { "{" };
+        let defaults = if defaults { format!("defaults {open} failure keep-going; load {{ dtype bf16 }}{end}}}{end}") } else { String::new() };
+        let group = if ablate {
+            format!("ablate a {open}vary{space}weights.compute-dtype f32{end}}}{end}")
+        } else {
+            format!("sweep s {open} axis weights.scheme.block 64{space}128 {block}1{end}}}{end}")
+        };
+        let group = if block < 400 || ablate { group } else { String::new() };
+        format!(
+            "qpipe{space}1 name=\"x\"{end}vars {{ n {limit}{end}}}{end}{defaults}load base{space}{open}from embedded{eq}tiny{end}}}{end}\
+             quantize weights {open}model base{end}scheme{space}{scheme} block={block}{end}}}{end}\
+             evaluate e {{ model weights; task boolq limit=(var)n{end}}}{end}{group}",
+            eq = if own_line { " = " } else { "=" },
+        )
+    })
+}
+
+/// What a study means, without the places in its text.
+fn meaning(text: &str) -> Option<String> {
+    let study = read(text, &[]).ok()?;
+    let nodes: Vec<_> =
+        study.nodes.iter().map(|n| (&n.kind, &n.stage, &n.label, &n.params, &n.inputs)).collect();
+    let cells: Vec<_> = study.cells.iter().map(|c| (&c.name, &c.group, &c.nodes)).collect();
+    Some(format!("{} {:?} {:?} {nodes:?} {cells:?}", study.name, study.report, study.failure))
+}
+
+fn formatted(text: &str) -> Option<String> {
+    let result = format(Path::new("/studies/study.kdl"), text);
+    if let Err(errors) = &result {
+        let failed = errors.errors().iter().any(|error| matches!(error, ManifestError::FormatFailed {}));
+        assert!(!failed, "cannot be laid out: {text:?}");
+    }
+    result.ok()
+}
+
+/// Formats a text; if it can be, then once is enough and nothing changes its meaning.
+fn keeps_its_meaning(text: &str) {
+    let Some(once) = formatted(text) else { return };
+    assert_eq!(formatted(&once).as_deref(), Some(once.as_str()), "not idempotent: {text:?}");
+    assert_eq!(meaning(text), meaning(&once), "{text:?}");
+}
+
 /// Reads a text; whatever is refused must also render.
 fn survives(text: &str) {
     if let Err(errors) = read(text, &[]) {
@@ -84,6 +146,23 @@ proptest! {
     #[test]
     fn edited_manifests(edits in prop::collection::vec((any::<usize>(), 0..40_usize, any::<usize>()), 1..6)) {
         survives(&edited(&edits));
+    }
+
+    #[test]
+    fn formatting_is_idempotent_and_keeps_the_meaning(text in valid_manifest()) {
+        prop_assert!(meaning(&text).is_some(), "{text}\n{:?}", read(&text, &[]).err());
+        prop_assert!(formatted(&text).is_some(), "{text}");
+        keeps_its_meaning(&text);
+    }
+
+    #[test]
+    fn formatting_survives_any_text(
+        edits in prop::collection::vec((any::<usize>(), 0..20_usize, any::<usize>()), 0..4),
+        words in prop::collection::vec(0..PIECES.len(), 0..20),
+    ) {
+        keeps_its_meaning(&edited(&edits));
+        let text: String = words.into_iter().map(|word| PIECES[word]).collect();
+        keeps_its_meaning(&format!("qpipe 1 name=x\n{text}"));
     }
 
     #[test]

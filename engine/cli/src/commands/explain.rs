@@ -8,7 +8,7 @@ use crate::printer::Printer;
 
 pub(super) fn explain(code: Option<&str>, printer: &mut Printer) -> Result<Exit, CliError> {
     let Some(code) = code else {
-        let row = |page: explain::Page| vec![page.code.to_owned(), page.summary().to_owned()];
+        let row = |page: explain::Page| vec![page.code.to_owned(), page.summary()];
         let rows: Vec<Vec<String>> = explain::pages().map(row).collect();
         printer.columns(&rows);
         return Ok(Exit::Ok);

@@ -16,10 +16,11 @@ pub struct Page {
 }
 
 impl Page {
-    /// The first sentence or line, for a list.
-    pub fn summary(&self) -> &'static str {
-        let line = self.text.lines().next().unwrap_or_default();
-        line.split_once(". ").map_or(line, |(sentence, _)| sentence).trim_end_matches(['.', ':'])
+    /// The first sentence, for a list.
+    pub fn summary(&self) -> String {
+        let first = self.text.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+        let end = first.find(". ").unwrap_or(first.len());
+        first[..end].trim_end_matches(['.', ':']).to_owned()
     }
 }
 
