@@ -1,8 +1,6 @@
 //! A manifest with every construct, run once; then each field is changed in turn. Exactly the nodes that depend on
 //! the field run again, and the reason names it. What means the same runs nothing.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
 mod lab;
 
 use std::collections::BTreeSet;

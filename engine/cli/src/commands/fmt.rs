@@ -33,7 +33,9 @@ pub(super) fn fmt(args: &FmtArgs, printer: &mut Printer) -> Result<Exit, CliErro
     match (args.check, changed.is_empty()) {
         (true, false) => Err(CliError::NotFormatted { paths: changed }),
         (false, false) => {
-            changed.iter().for_each(|path| printer.human(&format!("formatted {}", path.display())));
+            for path in &changed {
+                printer.human(&format!("formatted {}", path.display()));
+            }
             Ok(Exit::Ok)
         }
         (_, true) => Ok(Exit::Ok),

@@ -140,8 +140,7 @@ impl<'t> Layout<'t> {
         let space = match (self.before, token) {
             (_, Token::LineComment(_)) if self.space.is_empty() => " ",
             (_, Token::LineComment(_)) => self.space,
-            (Before::Equals, _) | (_, Token::Equals | Token::Semicolon) => "",
-            (Before::Open, Token::Close) => "",
+            (Before::Equals, _) | (_, Token::Equals | Token::Semicolon) | (Before::Open, Token::Close) => "",
             (Before::Slashdash, _) if self.space.is_empty() => "",
             (Before::Open | Before::Close | Before::Semicolon, _) | (_, Token::Open | Token::Close) => " ",
             _ if self.space.is_empty() => "",
