@@ -1,5 +1,5 @@
 //! How long a study of many cells takes from its text to its keys. `cargo bench -p qpipe-engine` prints one line per
-//! size: cells, nodes, CPU time of each step, and the most memory that the process ever had.
+//! size: cells, nodes, wall time of each step, and the most memory that the process ever had.
 
 #![expect(clippy::unwrap_used, reason = "in a benchmark, a panic is the report")]
 
