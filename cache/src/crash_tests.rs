@@ -95,8 +95,9 @@ fn each_step_may_fail_or_be_the_last() {
             failures += u64::from(run(&dir, &Faults::at(step, fault), false).is_err());
             hits += u64::from(check(dir.path(), &format!("{fault:?} at step {step}")));
         }
-        // in silence may fail: removing a lock's file, writing the lease (then it is emptied), putting it away, the index
-        assert!(failures >= total - 10, "{fault:?}: {failures} of {total} failed");
+        // in silence may fail: removing a lock's file, writing the lease (then it is emptied), putting it away, the index,
+        // the marks
+        assert!(failures >= total - 13, "{fault:?}: {failures} of {total} failed");
         assert!(hits > 0 && hits < total, "{fault:?}: {hits} hits of {total}");
     }
 }

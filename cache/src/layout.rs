@@ -17,6 +17,7 @@
 //!     leases/<fresh>             what a living process relies on, locked by it
 //!     uses/<fresh>               leases of ended processes: when a key was last used; advisory
 //!     index/<fresh>.idx          records in a form that is looked up in a microsecond; rebuildable
+//!     index/marks                which key is remembered under each node's name; rebuildable
 //!     index/census               what `stat` said of the files of each bucket; rebuildable
 //!     trash/{a,b,l}-<64 hex>     what gc took away and has not judged yet; put back when a gc died
 //!     damaged/                   what a check found to be wrong, set aside for a person
@@ -122,6 +123,10 @@ impl Layout {
 
     pub(crate) fn census(&self) -> PathBuf {
         self.index.join("census")
+    }
+
+    pub(crate) fn marks(&self) -> PathBuf {
+        self.index.join("marks")
     }
 
     pub(crate) fn gc_lock(&self) -> PathBuf {

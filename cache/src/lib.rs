@@ -54,6 +54,7 @@ pub mod link;
 pub mod list;
 pub mod lock;
 pub mod mapped;
+mod marks;
 pub mod materialise;
 pub mod memory;
 pub mod pin;

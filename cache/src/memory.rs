@@ -40,13 +40,19 @@ impl Store {
     /// Remembers a node's document; one that is remembered already is not written again.
     pub fn remember(&self, node: &str, doc: &KeyDoc) -> Result<(), StoreError> {
         let key = doc.key();
+        if self.is_marked(node, &key) {
+            return Ok(());
+        }
         if self.last_doc(node).is_some_and(|memory| memory.key == key) {
+            self.mark(node, &key);
             return Ok(());
         }
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let memory = NodeMemory { node: node.to_owned(), key, doc: doc.clone(), unix_ms };
         let to = self.layout().node(node);
-        self.publish_advisory(&sealed::seal_for(NODE, &memory, &to)?, &to)
+        self.publish_advisory(&sealed::seal_for(NODE, &memory, &to)?, &to)?;
+        self.mark(node, &key);
+        Ok(())
     }
 }
 

@@ -13,9 +13,11 @@ use crate::error::StoreError;
 use crate::fault::Faults;
 use crate::fs::Fs;
 use crate::index::{Census, Index};
+use crate::key::ActionKey;
 use crate::layout::{self, Layout};
 use crate::lease::Lease;
 use crate::link::Linked;
+use crate::marks::Marks;
 
 /// A staged file whose writer is dead is removed after this time: a newborn one is not locked for an instant.
 const SWEEP_AFTER: Duration = Duration::from_mins(1);
@@ -35,6 +37,7 @@ struct Inner {
     lease: Lease,
     index: Index,
     census: Census,
+    marks: Marks,
     linked: Linked,
 }
 
@@ -43,6 +46,7 @@ impl Drop for Inner {
         // only slower lookups are lost when it cannot be written
         let _unwritten = self.index.flush(&self.disk);
         let _unwritten = self.census.flush(&self.disk);
+        let _unwritten = self.marks.flush(&self.disk);
         self.lease.release(&self.disk.layout, &self.disk.fs);
     }
 }
@@ -121,6 +125,14 @@ impl Store {
         &self.inner.census
     }
 
+    pub(crate) fn is_marked(&self, node: &str, key: &ActionKey) -> bool {
+        self.inner.marks.has(&self.inner.disk, node, key)
+    }
+
+    pub(crate) fn mark(&self, node: &str, key: &ActionKey) {
+        self.inner.marks.add(&self.inner.disk, node, key);
+    }
+
     pub(crate) fn linked(&self) -> &Linked {
         &self.inner.linked
     }
@@ -155,6 +167,7 @@ impl Store {
             inner: Arc::new(Inner {
                 disk: Disk { layout, fs },
                 unsynced: Unsynced::default(),
+                marks: Marks::default(),
                 lease: Lease::default(),
                 index: Index::default(),
                 census: Census::default(),

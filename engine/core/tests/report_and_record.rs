@@ -4,7 +4,7 @@ mod lab;
 
 use lab::{Lab, Recipe};
 use qpipe_engine::record::{NodeStatus, Recorder, RunStatus, RunSummary, runs};
-use qpipe_engine::report::{StudyTable, csv, json, markdown, terminal};
+use qpipe_engine::report::{StudyTable, TableDoc, csv, markdown, terminal};
 use qpipe_engine::run::{EVENTS_SCHEMA, FailureMode, RunEvent, RunEventKind, RunOptions, RunOutcome, run};
 
 fn table_of(schemes: &[&'static str], fp4_fails: bool) -> StudyTable {
@@ -45,7 +45,7 @@ fn csv_has_every_metric_in_long_form() {
 
 #[test]
 fn json_says_how_each_stage_ended_and_what_is_infinite() {
-    let value = json(&table_of(&["nf4", "fp4"], true));
+    let value = serde_json::to_value(TableDoc::new(&table_of(&["nf4", "fp4"], true))).unwrap();
     assert_eq!(value["schema"], 1);
     let failed = &value["cells"][1]["stages"];
     assert_eq!(failed["weights"]["state"], "failed");

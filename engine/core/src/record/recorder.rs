@@ -1,7 +1,7 @@
 //! Writes a run's record while it runs.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use super::summary::{RUN_SCHEMA, RunSummary, Started, include_name};
 use crate::graph::Study;
 use crate::plan::{Plan, PlanDoc};
 use crate::report::{self, StudyTable};
-use crate::run::{RunEvent, RunObserver, RunResult};
+use crate::run::{How, RunEvent, RunEventKind, RunObserver, RunResult};
 
 /// The open record of a running run.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Recorder {
     dir: PathBuf,
     started: Started,
     /// `None` once a line could not be written: a log with a hole would mislead.
-    events: Option<File>,
+    events: Option<BufWriter<File>>,
     /// What could not be written.
     faults: Vec<RecordError>,
     /// `started.json`, locked: how others see that the run lives.
@@ -52,7 +52,7 @@ impl Recorder {
         write_json(&dir.join("plan.json"), &PlanDoc::new(study, plan))?;
         let log = dir.join("events.jsonl");
         let events = File::create(&log).map_err(RecordError::io("make", &log))?;
-        Ok(Self { dir, started, events: Some(events), faults: Vec::new(), _alive: alive })
+        Ok(Self { dir, started, events: Some(BufWriter::new(events)), faults: Vec::new(), _alive: alive })
     }
 
     pub fn dir(&self) -> &Path {
@@ -72,7 +72,7 @@ impl Recorder {
         let written = [
             write(&self.dir.join("table.md"), report::markdown(table).as_bytes()),
             write_csv(&self.dir.join("table.csv"), table),
-            write_json(&self.dir.join("table.json"), &report::json(table)),
+            write_json(&self.dir.join("table.json"), &report::TableDoc::new(table)),
             write_json(&self.dir.join("run.json"), &summary),
         ];
         self.faults.extend(written.into_iter().filter_map(Result::err));
@@ -85,9 +85,7 @@ impl RunObserver for Recorder {
         let Some(log) = &mut self.events else { return };
         let path = self.dir.join("events.jsonl");
         let written = match serde_json::to_string(event) {
-            Ok(line) => {
-                log.write_all(format!("{line}\n").as_bytes()).map_err(RecordError::io("write", &path))
-            }
+            Ok(line) => log_line(log, &line, waits(event)).map_err(RecordError::io("write", &path)),
             Err(source) => Err(RecordError::Json { path, source }),
         };
         if let Err(fault) = written {
@@ -95,6 +93,17 @@ impl RunObserver for Recorder {
             self.events = None;
         }
     }
+}
+
+fn log_line(log: &mut BufWriter<File>, line: &str, waits: bool) -> std::io::Result<()> {
+    log.write_all(line.as_bytes())?;
+    log.write_all(b"\n")?;
+    if waits { Ok(()) } else { log.flush() }
+}
+
+/// What a cached node says needs no write of its own: were it lost with the process, the store would still tell.
+fn waits(event: &RunEvent) -> bool {
+    matches!(event.kind, RunEventKind::NodeDone { how: How::Cached, .. })
 }
 
 /// Writes `started.json` and keeps it locked. A file system without locks only loses the distinction between a
@@ -109,8 +118,9 @@ fn write_started(dir: &Path, started: &Started) -> Result<File, RecordError> {
     Ok(file)
 }
 
+/// Compact: it is for programs, and a sweep's is long.
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), RecordError> {
-    let encoded = serde_json::to_vec_pretty(value);
+    let encoded = serde_json::to_vec(value);
     write(path, &encoded.map_err(|source| RecordError::Json { path: path.to_owned(), source })?)
 }
 

@@ -1,9 +1,12 @@
 //! The table for programs: every metric, in long form.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-use super::table::{Entry, Row, StudyTable, TABLE_SCHEMA};
-use crate::run::metrics::number;
+use qpipe_sdk::Better;
+use serde::{Serialize, Serializer};
+
+use super::table::{Column, Entry, Row, StageEnd, StudyTable, TABLE_SCHEMA};
+use crate::run::metrics::Number;
 
 const HEADER: [&str; 12] = [
     "cell",
@@ -54,41 +57,88 @@ fn csv_line(row: &Row, entry: &Entry) -> [String; 12] {
 }
 
 /// JSON with its schema version: every metric of every cell, and how each stage ended. Numbers that are not finite
-/// are the strings `NaN`, `inf` and `-inf`.
-pub fn json(table: &StudyTable) -> Value {
-    json!({
-        "schema": TABLE_SCHEMA,
-        "study": table.study,
-        "columns": table.columns,
-        "cells": table.rows.iter().map(json_row).collect::<Vec<_>>(),
-    })
+/// are the strings `NaN`, `inf` and `-inf`. Serialized as it is walked, since a sweep has many cells.
+#[derive(Serialize)]
+pub struct TableDoc<'a> {
+    schema: u32,
+    study: &'a str,
+    columns: &'a [Column],
+    cells: Cells<'a>,
 }
 
-fn json_row(row: &Row) -> Value {
-    json!({
-        "cell": row.cell,
-        "group": row.group,
-        "baseline": row.baseline,
-        "stages": row.stages,
-        "metrics": row.entries.iter().map(json_entry).collect::<Vec<_>>(),
-    })
+impl<'a> TableDoc<'a> {
+    pub fn new(table: &'a StudyTable) -> Self {
+        let StudyTable { study, columns, rows } = table;
+        Self { schema: TABLE_SCHEMA, study, columns, cells: Cells(rows) }
+    }
 }
 
-fn json_entry(entry: &Entry) -> Value {
-    let metric = &entry.metric;
-    json!({
-        "stage": entry.stage,
-        "metric": metric.name,
-        "value": number(metric.value),
-        "unit": metric.unit,
-        "better": metric.better,
-        "headline": metric.headline,
-        "n": metric.n,
-        "stderr": metric.stderr.map(number),
-        "low": metric.range.map(|(low, _)| number(low)),
-        "high": metric.range.map(|(_, high)| number(high)),
-        "trivial": metric.trivial.map(number),
-        "baseline_value": entry.baseline_value.map(number),
-        "difference": entry.difference().map(number),
-    })
+struct Cells<'a>(&'a [Row]);
+
+impl Serialize for Cells<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(CellDoc::new))
+    }
+}
+
+#[derive(Serialize)]
+struct CellDoc<'a> {
+    cell: &'a str,
+    group: &'a str,
+    baseline: &'a Option<String>,
+    stages: &'a BTreeMap<String, StageEnd>,
+    metrics: Metrics<'a>,
+}
+
+impl<'a> CellDoc<'a> {
+    fn new(row: &'a Row) -> Self {
+        let Row { cell, group, baseline, stages, entries } = row;
+        Self { cell, group, baseline, stages, metrics: Metrics(entries) }
+    }
+}
+
+struct Metrics<'a>(&'a [Entry]);
+
+impl Serialize for Metrics<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(MetricDoc::new))
+    }
+}
+
+#[derive(Serialize)]
+struct MetricDoc<'a> {
+    stage: &'a str,
+    metric: &'a str,
+    value: Number,
+    unit: &'a str,
+    better: Better,
+    headline: bool,
+    n: Option<u64>,
+    stderr: Option<Number>,
+    low: Option<Number>,
+    high: Option<Number>,
+    trivial: Option<Number>,
+    baseline_value: Option<Number>,
+    difference: Option<Number>,
+}
+
+impl<'a> MetricDoc<'a> {
+    fn new(entry: &'a Entry) -> Self {
+        let metric = &entry.metric;
+        Self {
+            stage: &entry.stage,
+            metric: &metric.name,
+            value: Number(metric.value),
+            unit: &metric.unit,
+            better: metric.better,
+            headline: metric.headline,
+            n: metric.n,
+            stderr: metric.stderr.map(Number),
+            low: metric.range.map(|(low, _)| Number(low)),
+            high: metric.range.map(|(_, high)| Number(high)),
+            trivial: metric.trivial.map(Number),
+            baseline_value: entry.baseline_value.map(Number),
+            difference: entry.difference().map(Number),
+        }
+    }
 }

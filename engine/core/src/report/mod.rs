@@ -11,7 +11,7 @@ mod progress;
 mod table;
 mod text;
 
-pub use data::{csv, json};
+pub use data::{TableDoc, csv};
 pub use format::{duration, quantity};
 pub use human::{HumanReporter, Style};
 pub use progress::Progress;

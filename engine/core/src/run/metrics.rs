@@ -2,7 +2,11 @@
 //! quantization honestly measures them, so a value that is not finite is written as the string `NaN`, `inf` or
 //! `-inf`.
 
-use qpipe_sdk::Metric;
+use std::fmt;
+
+use qpipe_sdk::{Better, Metric};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 /// Why a record's metrics cannot be read.
@@ -35,7 +39,10 @@ pub fn encode(metrics: &[Metric]) -> Value {
 /// Metrics of a record's JSON.
 pub fn decode(value: &Value) -> Result<Vec<Metric>, MetricsError> {
     let list = value.get("metrics").and_then(Value::as_array).ok_or(MetricsError::Missing)?;
-    let one = |(index, value)| decode_one(value).map_err(|source| MetricsError::Malformed { index, source });
+    let one = |(index, value)| {
+        let stored = Stored::deserialize(value);
+        stored.map(Metric::from).map_err(|source| MetricsError::Malformed { index, source })
+    };
     list.iter().enumerate().map(one).collect()
 }
 
@@ -44,47 +51,87 @@ pub(crate) fn number(value: f64) -> Value {
     if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }
 
-/// Non-finite numbers pass serde's `f64` only as something finite, so they are set aside and put back.
-fn decode_one(value: &Value) -> Result<Metric, serde_json::Error> {
-    let mut finite = value.clone();
-    let mut aside = Vec::new();
-    for field in ["value", "stderr", "trivial"] {
-        set_aside(finite.get_mut(field), field, &mut aside);
-    }
-    for (at, field) in ["low", "high"].into_iter().enumerate() {
-        set_aside(finite.get_mut("range").and_then(|range| range.get_mut(at)), field, &mut aside);
-    }
-    let mut metric: Metric = serde_json::from_value(finite)?;
-    for (field, number) in aside {
-        put_back(&mut metric, field, number);
-    }
-    Ok(metric)
-}
+/// A number that is written and read as [`number`] says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Number(pub(crate) f64);
 
-fn set_aside(slot: Option<&mut Value>, field: &'static str, aside: &mut Vec<(&'static str, f64)>) {
-    let Some(slot) = slot else { return };
-    let special = slot.as_str().and_then(|text| text.parse::<f64>().ok()).filter(|n| !n.is_finite());
-    if let Some(number) = special {
-        aside.push((field, number));
-        *slot = json!(0.0);
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_finite() { to.serialize_f64(self.0) } else { to.collect_str(&self.0) }
     }
 }
 
-fn put_back(metric: &mut Metric, field: &str, number: f64) {
-    match (field, &mut metric.range) {
-        ("value", _) => metric.value = number,
-        ("stderr", _) => metric.stderr = Some(number),
-        ("trivial", _) => metric.trivial = Some(number),
-        ("low", Some(range)) => range.0 = number,
-        ("high", Some(range)) => range.1 = number,
-        _ => {}
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(NumberVisitor)
+    }
+}
+
+struct NumberVisitor;
+
+impl Visitor<'_> for NumberVisitor {
+    type Value = Number;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number, or `NaN`, `inf` or `-inf`")
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Number, E> {
+        Ok(Number(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Number, E> {
+        Ok(Number(value as f64))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Number, E> {
+        Ok(Number(value as f64))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
+        let special = text.parse().ok().filter(|number: &f64| !number.is_finite());
+        special.map(Number).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+/// A metric as it is written.
+#[derive(Deserialize)]
+struct Stored {
+    name: String,
+    value: Number,
+    unit: String,
+    better: Better,
+    #[serde(default)]
+    n: Option<u64>,
+    #[serde(default)]
+    stderr: Option<Number>,
+    #[serde(default)]
+    range: Option<(Number, Number)>,
+    #[serde(default)]
+    trivial: Option<Number>,
+    #[serde(default)]
+    headline: bool,
+}
+
+impl From<Stored> for Metric {
+    fn from(stored: Stored) -> Self {
+        let Stored { name, value, unit, better, n, stderr, range, trivial, headline } = stored;
+        Self {
+            name,
+            value: value.0,
+            unit,
+            better,
+            n,
+            stderr: stderr.map(|n| n.0),
+            range: range.map(|(low, high)| (low.0, high.0)),
+            trivial: trivial.map(|n| n.0),
+            headline,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use qpipe_sdk::Better;
-
     use super::*;
 
     #[test]
