@@ -1,6 +1,8 @@
 //! How a stage fails. The class decides what the engine does (retry, blame the manifest, exit code); the
 //! message names the thing.
 
+use std::time::Duration;
+
 use qpipe_cache::StoreError;
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +12,18 @@ use serde::{Deserialize, Serialize};
 pub enum ErrorClass {
     /// The study asks for something impossible: a missing file, a wrong architecture, a value out of range.
     Config,
-    /// The device ran out of memory, or there is no such device.
+    /// There is no such device, or it cannot be used.
     Device,
+    /// The device ran out of memory.
+    OomDevice,
     /// The host ran out of memory.
     OomHost,
     /// Worth trying again: a network fault, a lost worker.
     Transient,
     /// The store failed.
     Store,
+    /// It took longer than it may.
+    Timeout,
     /// The run was asked to stop.
     Cancelled,
     /// A defect of the stage.
@@ -31,12 +37,16 @@ pub enum StageError {
     Config(String),
     #[error("{0}")]
     Device(String),
+    #[error("out of device memory: {0}")]
+    OomDevice(String),
     #[error("out of host memory: {0}")]
     OomHost(String),
     #[error("{0}")]
     Transient(String),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("timed out after {after}", after = seconds(.0))]
+    Timeout(Duration),
     #[error("stopped on request")]
     Cancelled,
     #[error("{0}")]
@@ -58,11 +68,17 @@ impl StageError {
         match self {
             Self::Config(_) => ErrorClass::Config,
             Self::Device(_) => ErrorClass::Device,
+            Self::OomDevice(_) => ErrorClass::OomDevice,
             Self::OomHost(_) => ErrorClass::OomHost,
             Self::Transient(_) => ErrorClass::Transient,
             Self::Store(_) => ErrorClass::Store,
+            Self::Timeout(_) => ErrorClass::Timeout,
             Self::Cancelled => ErrorClass::Cancelled,
             Self::Bug(_) => ErrorClass::Bug,
         }
     }
+}
+
+fn seconds(duration: &Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
 }

@@ -1,7 +1,7 @@
 //! What a running stage tells the engine, as data. Stages never print: reporters do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,20 +28,64 @@ impl EventSink for () {
 }
 
 /// A request to stop, shared by everything that runs. Stages look at it between units of work.
+///
+/// Requests come from above: whoever asks a run to stop asks all its nodes, while a [`child`](Self::child) can be
+/// asked alone. They only grow: to stop, then to be killed. What can be killed (a worker process) is, then; a thread
+/// cannot, and is abandoned by whoever waits for it.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    level: Arc<AtomicU8>,
+    parent: Option<Arc<Cancel>>,
+}
+
+const STOP: u8 = 1;
+const KILL: u8 = 2;
 
 impl Cancel {
+    /// One that hears its parent's requests as well as its own.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { level: Arc::default(), parent: Some(Arc::new(self.clone())) }
+    }
+
+    /// Asks to stop at the next chance, with what is finished kept.
     pub fn request(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.level.fetch_max(STOP, Ordering::SeqCst);
+    }
+
+    /// Asks to stop at once.
+    pub fn kill(&self) {
+        self.level.fetch_max(KILL, Ordering::SeqCst);
     }
 
     pub fn requested(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.level() >= STOP
     }
 
-    /// The flag itself, for a signal handler.
-    pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+    pub fn killed(&self) -> bool {
+        self.level() >= KILL
+    }
+
+    fn level(&self) -> u8 {
+        let own = self.level.load(Ordering::SeqCst);
+        self.parent.as_ref().map_or(own, |parent| own.max(parent.level()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_go_down_and_never_up_or_back() {
+        let run = Cancel::default();
+        let (one, other) = (run.child(), run.child());
+        one.kill();
+        assert!(one.requested() && one.killed());
+        assert!(!run.requested() && !other.requested());
+        run.request();
+        assert!(other.requested() && !other.killed());
+        one.request();
+        assert!(one.killed(), "a weaker request takes nothing back");
     }
 }

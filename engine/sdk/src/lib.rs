@@ -10,12 +10,14 @@
 //! | [`spec`] | [`StageSpec`], ports, artifact kinds, determinism classes |
 //! | [`stage`] | the [`Stage`] trait, its [`Context`] and [`Outcome`] |
 //! | [`metric`] | [`Metric`]: one measured number with unit, count and spread |
-//! | [`event`] | what a running stage tells: progress, units, logs |
+//! | [`event`] | what a running stage tells: progress, units, logs; and the request to stop |
+//! | [`resources`] | what a stage needs while it runs: a GPU, memory, the machine for itself |
 //! | [`error`] | [`StageError`] and its classes |
 
 pub mod error;
 pub mod event;
 pub mod metric;
+pub mod resources;
 pub mod schema;
 pub mod spec;
 pub mod stage;
@@ -24,6 +26,7 @@ pub mod value;
 pub use error::{ErrorClass, StageError};
 pub use event::{Cancel, EventSink, StageEvent};
 pub use metric::{Better, Metric};
+pub use resources::{GpuNeed, Resources};
 pub use schema::{Applies, KeyedChoice, NodeForm, NodeSpec, ParamSpec, ParamType, Schema};
 pub use spec::{ArtifactKind, Determinism, PortSpec, StageSpec};
 pub use stage::{Artifact, Context, Outcome, Source, SourceData, Stage, StageRegistry, UnitOutput};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use qpipe_cache::{ActionRecord, Digest, KeyDoc, Lookup, OutputRecord, Store};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::StageError;
 use crate::event::{Cancel, EventSink, StageEvent};
 use crate::metric::Metric;
+use crate::resources::Resources;
 use crate::spec::{ArtifactKind, StageSpec};
 use crate::value::Params;
 
@@ -78,24 +80,35 @@ pub trait Stage: Send + Sync {
         None
     }
 
+    /// What the stage needs while it runs. `input_bytes`: the size of all blobs that its inputs refer to. An
+    /// estimate: too low overcommits the machine, too high only makes it wait.
+    fn resources(&self, _params: &Params, _input_bytes: u64) -> Resources {
+        Resources::default()
+    }
+
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError>;
 }
 
 /// The stage types a program knows.
 #[derive(Default)]
 pub struct StageRegistry {
-    stages: BTreeMap<&'static str, Box<dyn Stage>>,
+    stages: BTreeMap<&'static str, Arc<dyn Stage>>,
 }
 
 impl StageRegistry {
     #[must_use]
     pub fn with(mut self, stage: Box<dyn Stage>) -> Self {
-        self.stages.insert(stage.spec().kind, stage);
+        self.stages.insert(stage.spec().kind, stage.into());
         self
     }
 
     pub fn get(&self, kind: &str) -> Option<&dyn Stage> {
-        self.stages.get(kind).map(Box::as_ref)
+        self.stages.get(kind).map(Arc::as_ref)
+    }
+
+    /// The stage type as its own owner, for work that may outlive the registry.
+    pub fn shared(&self, kind: &str) -> Option<Arc<dyn Stage>> {
+        self.stages.get(kind).map(Arc::clone)
     }
 
     pub fn kinds(&self) -> impl Iterator<Item = &'static str> + '_ {
