@@ -361,3 +361,21 @@ fn defaults_say_what_a_failure_means() {
     assert_eq!(with_defaults("failure keep-going").failure, Some(FailureMode::KeepGoing));
     assert_eq!(with_defaults("failure skip-dependents").failure, Some(FailureMode::KeepGoing));
 }
+
+#[test]
+fn defaults_say_what_a_run_may_spend_on_a_node() {
+    use std::time::Duration;
+    let limits = with_defaults(
+        "retry 3 wait=(ms)250
+         timeout (min)30 quantize=(h)2 weights=(s)90
+         resources { memory load=(GiB)1.5 }",
+    )
+    .limits;
+    let retry = limits.retry.unwrap();
+    assert_eq!((retry.times, retry.wait), (3, Duration::from_millis(250)));
+    let timeout = |stage, kind| limits.timeout.get(stage, kind).map(|time| time.as_secs());
+    assert_eq!(timeout("weights", "quantize"), Some(90));
+    assert_eq!(timeout("other", "quantize"), Some(7200));
+    assert_eq!(timeout("base", "load"), Some(1800));
+    assert_eq!((limits.memory.get("base", "load"), limits.memory.all), (Some(3 << 29), None));
+}

@@ -16,17 +16,16 @@ use std::collections::BTreeMap;
 use kdl::KdlNode;
 use qpipe_sdk::{NodeForm, Schema, StageRegistry};
 
-use super::document::{not_supported, plain_word, refuse_annotation, refuse_properties, refuse_rest};
+use super::document::{plain_word, refuse_annotation, refuse_properties, refuse_rest};
 use super::error::{Errors, ManifestError};
 use super::near::suggest;
+use super::policies::Policies;
 use super::scope::{Scope, refuse_block};
 use super::stages::{Given, StageDecl};
 use super::syntax::{arguments, children, entry_span, header_span, name_span};
 use crate::graph::Span;
+use crate::limits::Limits;
 use crate::run::FailureMode;
-
-/// Nodes of `defaults` that are no stage types.
-const POLICIES: [&str; 4] = ["failure", "retry", "timeout", "resources"];
 
 /// Words of `failure`. A stage is skipped exactly if one that it depends on failed, so two of them mean the same.
 const FAILURES: [(&str, FailureMode); 3] = [
@@ -39,6 +38,7 @@ const FAILURES: [(&str, FailureMode); 3] = [
 #[derive(Default)]
 pub(crate) struct Defaults {
     pub(crate) failure: Option<FailureMode>,
+    pub(crate) limits: Limits,
     of_type: BTreeMap<String, StageDefaults>,
 }
 
@@ -52,6 +52,7 @@ impl Defaults {
     pub(crate) fn read(
         section: Option<&KdlNode>,
         registry: &StageRegistry,
+        names: Vec<&str>,
         scope: &Scope<'_>,
         errors: &mut Errors,
     ) -> Self {
@@ -59,18 +60,19 @@ impl Defaults {
         let Some(section) = section else { return defaults };
         refuse_rest(section, arguments(section), "a block only: `defaults { … }`", errors);
         refuse_properties(section, "write `defaults { STAGE-TYPE { PARAM VALUE } }`", errors);
-        let mut failure_at = None;
+        let (mut failure_at, mut policies) = (None, Policies::new(scope, names));
         for node in children(section) {
             refuse_annotation(node, errors);
             match node.name().value() {
                 "failure" => defaults.set_failure(node, &mut failure_at, errors),
-                name if POLICIES.contains(&name) => not_supported(&format!("defaults {name}"), node, errors),
-                name => match registry.get(name) {
-                    Some(stage) => defaults.set_stage(node, stage.spec(), scope, errors),
-                    None => unknown(node, registry, errors),
+                name => match (Policies::NODES.iter().find(|known| **known == name), registry.get(name)) {
+                    (Some(policy), _) => policies.read(policy, node, errors),
+                    (None, Some(stage)) => defaults.set_stage(node, stage.spec(), scope, errors),
+                    (None, None) => unknown(node, registry, errors),
                 },
             }
         }
+        defaults.limits = policies.limits;
         defaults
     }
 
@@ -172,6 +174,6 @@ fn unknown(node: &KdlNode, registry: &StageRegistry, errors: &mut Errors) {
         parent: "defaults".to_owned(),
         name: name.to_owned(),
         span: name_span(node).into(),
-        help: suggest(name, "nodes here", registry.kinds().chain(["failure"])),
+        help: suggest(name, "nodes here", registry.kinds().chain(["failure"]).chain(Policies::NODES)),
     });
 }

@@ -18,6 +18,7 @@ use super::sets;
 use super::syntax;
 use super::template::Template;
 use crate::graph::{ReportSpec, Span, Study};
+use crate::limits::Limits;
 use crate::run::FailureMode;
 use crate::sources::Sources;
 use crate::study::{Expanded, Request, expand, refuse_inapplicable};
@@ -89,6 +90,7 @@ struct Parts {
     expanded: Expanded,
     report: ReportSpec,
     failure: Option<FailureMode>,
+    limits: Limits,
 }
 
 impl Parts {
@@ -100,6 +102,7 @@ impl Parts {
             nodes: self.expanded.nodes,
             report: self.report,
             failure: self.failure,
+            limits: self.limits,
             overrides: options.sets.to_vec(),
         }
     }
@@ -115,7 +118,8 @@ fn load(
     let mut scope = Scope::new(sources, sets::variables(options.sets), options.sets_folder, options.env);
     document.vars.iter().for_each(|section| scope.define_all(section, errors));
     scope.check_sets(errors);
-    let defaults = Defaults::read(document.defaults, registry, &scope, errors);
+    let names = stage_names(document, registry);
+    let defaults = Defaults::read(document.defaults, registry, names, &scope, errors);
     let mut template = Template::read(document, &defaults, &scope, errors);
     refuse_empty(document, registry, errors);
     refuse_inapplicable(&template, errors);
@@ -125,7 +129,16 @@ fn load(
     let folder = sources.root().folder();
     let request = Request { template: &template, groups: &groups, set: &set, folder };
     let expanded = expand(&request, errors)?;
-    Some(Parts { name: document.name.clone(), expanded, report, failure: defaults.failure })
+    let Defaults { failure, limits, .. } = defaults;
+    Some(Parts { name: document.name.clone(), expanded, report, failure, limits })
+}
+
+/// Stage types, and the names of the manifest's stages.
+fn stage_names<'d>(document: &'d Document<'_, '_>, registry: &'d StageRegistry) -> Vec<&'d str> {
+    let mut names: Vec<&str> = registry.kinds().collect();
+    let stages = document.stages.iter();
+    names.extend(stages.filter_map(|(node, _)| syntax::arguments(node).next()?.value().as_string()));
+    names
 }
 
 fn refuse_empty(document: &Document<'_, '_>, registry: &StageRegistry, errors: &mut Errors) {

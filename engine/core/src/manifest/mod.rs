@@ -6,7 +6,7 @@
 //! | other files | `include` | whose nodes stand where; spans across files are [`crate::sources`] |
 //! | top level | `document` | header, version, which node is what |
 //! | values | `scope`, `typed` | variables, paths, environment, units; declared types |
-//! | stages | `defaults`, `stages`, `template` | schemas, ports, cycles |
+//! | stages | `defaults`, `policies`, `stages`, `template` | schemas, ports, cycles |
 //! | overrides | `sets`, `groups` | `--set`; `ablate`, `sweep`, `run` |
 //! | cells, nodes | [`crate::study`] | what each cell changes, which work is shared |
 //!
@@ -25,6 +25,7 @@ mod include;
 mod lexer;
 mod load;
 mod near;
+mod policies;
 mod report;
 mod scope;
 mod sets;
@@ -40,6 +41,7 @@ pub use syntax::MAX_BYTES;
 
 pub(crate) use error::Errors;
 pub use near::nearest;
+pub(crate) use near::suggest;
 
 pub(crate) use groups::{Axis, Choice, Form, Group};
 pub(crate) use stages::{Giver, StageDecl};

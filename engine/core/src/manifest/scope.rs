@@ -17,7 +17,7 @@ use crate::graph::Span;
 use crate::sources::Sources;
 
 /// Byte units, and their size in bytes.
-const BYTES: [(&str, i64); 6] = [
+pub(crate) const BYTES: [(&str, i64); 6] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
@@ -27,7 +27,7 @@ const BYTES: [(&str, i64); 6] = [
 ];
 
 /// Time units, and their length in milliseconds.
-const TIMES: [(&str, i64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
+pub(crate) const TIMES: [(&str, i64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
 
 /// A value as written, meaning resolved, type not yet checked.
 #[derive(Clone, Debug, PartialEq)]
