@@ -8,6 +8,7 @@ use std::sync::Arc;
 use qpipe_sdk::{Params, Value};
 use serde::Serialize;
 
+use crate::limits::Limits;
 use crate::run::FailureMode;
 use crate::sources::Sources;
 
@@ -40,6 +41,8 @@ pub struct Study {
     pub report: ReportSpec,
     /// What a failed stage means for the others, if the manifest's `defaults` say so.
     pub failure: Option<FailureMode>,
+    /// What its nodes may take, as far as the manifest's `defaults` say.
+    pub limits: Limits,
     /// `--set` overrides that were applied, as given.
     pub overrides: Vec<(String, String)>,
 }

@@ -3,6 +3,7 @@
 pub mod draw;
 pub mod explain;
 pub mod graph;
+pub mod limits;
 pub mod manifest;
 pub mod plan;
 pub mod record;

@@ -29,6 +29,7 @@ fn hows(nodes: &[NodeResult]) -> String {
         NodeResult::Failed { .. } => 'F',
         NodeResult::Skipped { .. } => 's',
         NodeResult::Stopped => '.',
+        NodeResult::Unselected => '-',
     };
     nodes.iter().map(letter).collect()
 }
@@ -137,7 +138,7 @@ fn a_stop_on_request_is_no_failure_and_keeps_what_finished() {
     lab.switches.set(|s| &s.cancels, true);
     let study = Recipe::new(&["nf4", "fp4"]).study();
     let result = lab.run(&study);
-    assert_eq!((result.outcome, hows(&result.nodes).as_str()), (RunOutcome::Cancelled, "rr..."));
+    assert_eq!((result.outcome, hows(&result.nodes).as_str()), (RunOutcome::Interrupted, "rr..."));
     lab.switches.set(|s| &s.cancels, false);
     assert_eq!(hows(&lab.run(&study).nodes), "ccrrr");
 }
@@ -157,7 +158,7 @@ fn cells_finish_one_after_the_other_in_order() {
 fn several_slots_give_the_same_results() {
     let lab = Lab::new();
     let study = Recipe::new(&["nf4", "fp4", "int8", "nf3"]).study();
-    let options = RunOptions { slots: 4.try_into().unwrap(), ..RunOptions::default() };
+    let options = RunOptions { jobs: 4.try_into().unwrap(), ..RunOptions::default() };
     let (result, _) = lab.run_with(&study, &lab.plan(&study), &options);
     assert_eq!((hows(&result.nodes).as_str(), lab.runs()), ("rrrrrrrrr", 9));
     assert_eq!(hows(&lab.run(&study).nodes), "ccccccccc");

@@ -34,7 +34,7 @@ pub(super) fn run(
     let mut recorder = record(&store, &study, &plan, printer);
     let options = RunOptions {
         failure: args.failure.map(Into::into).or(study.failure).unwrap_or_default(),
-        slots: args.jobs,
+        jobs: args.jobs,
         cancel: cancel.clone(),
         ..RunOptions::default()
     };
@@ -140,7 +140,7 @@ fn finish_record(
 fn exit(result: &RunResult) -> Exit {
     match result.outcome {
         RunOutcome::Done => Exit::Ok,
-        RunOutcome::Cancelled => Exit::Signal(INTERRUPT),
+        RunOutcome::Interrupted => Exit::Signal(INTERRUPT),
         RunOutcome::Failed => {
             let classes: Vec<_> = result.failures().map(|(_, class, _)| class).collect();
             Exit::of_failures(&classes)

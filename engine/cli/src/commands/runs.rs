@@ -49,7 +49,6 @@ fn status(status: RunStatus) -> &'static str {
     match status {
         RunStatus::Done => "done",
         RunStatus::Failed => "failed",
-        RunStatus::Cancelled => "cancelled",
         RunStatus::Running => "running",
         RunStatus::Interrupted => "interrupted",
         RunStatus::Unreadable => "unreadable",

@@ -61,6 +61,7 @@ fn ended(status: &NodeStatus) -> (&'static str, Option<u64>, String) {
         NodeStatus::Failed { error, elapsed_ms, .. } => ("failed", Some(*elapsed_ms), error.clone()),
         NodeStatus::Skipped { because } => ("skipped", None, format!("because of {because}")),
         NodeStatus::Stopped => ("stopped", None, String::new()),
+        NodeStatus::Unselected => ("unselected", None, String::new()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One node: its sources, its key document, and the cache's answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -17,13 +17,26 @@ use crate::graph::{Node, NodeId, Study};
 use crate::run::metrics;
 
 /// Whether to run what the cache already holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Force {
     /// Take every hit.
     #[default]
     Nothing,
+    /// Run these nodes again.
+    Nodes(BTreeSet<NodeId>),
     /// Run every node again.
     Everything,
+}
+
+impl Force {
+    /// Whether a node runs even if its result is there.
+    pub(crate) fn applies(&self, id: NodeId) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Nodes(nodes) => nodes.contains(&id),
+            Self::Everything => true,
+        }
+    }
 }
 
 /// What is known of a node before it runs.
@@ -54,7 +67,7 @@ pub(crate) struct Assessor<'a> {
     pub(crate) study: &'a Study,
     pub(crate) registry: &'a StageRegistry,
     pub(crate) store: &'a Store,
-    pub(crate) force: Force,
+    pub(crate) force: &'a Force,
 }
 
 impl<'a> Assessor<'a> {
@@ -118,10 +131,8 @@ impl<'a> Assessor<'a> {
         inputs: &BTreeMap<String, Digest>,
     ) -> Result<NodeState, StageError> {
         let doc = self.key_doc(node, sources, inputs)?;
-        let answer = match self.force {
-            Force::Nothing => self.store.lookup_many(&[doc.key()]).pop(),
-            Force::Everything => None,
-        };
+        let asked = !self.force.applies(node.id);
+        let answer = asked.then(|| self.store.lookup_many(&[doc.key()]).pop()).flatten();
         Ok(self.state(node, doc, answer))
     }
 

@@ -12,7 +12,7 @@ use super::error::{NodeError, PlanError};
 use crate::graph::{NodeId, Study};
 
 /// How to plan.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
     pub force: Force,
 }
@@ -41,7 +41,7 @@ pub fn plan(
     store: &Store,
     options: &PlanOptions,
 ) -> Result<Plan, PlanError> {
-    let assessor = Assessor { study, registry, store, force: options.force };
+    let assessor = Assessor { study, registry, store, force: &options.force };
     let mut planned: Vec<Option<PlannedNode>> = vec![None; study.nodes.len()];
     let mut errors = Vec::new();
     for layer in layers(study) {
@@ -54,7 +54,7 @@ pub fn plan(
         }
     }
     if errors.is_empty() {
-        Ok(Plan { nodes: planned.into_iter().flatten().collect(), options: *options })
+        Ok(Plan { nodes: planned.into_iter().flatten().collect(), options: options.clone() })
     } else {
         errors.sort_by_key(|(id, _)| *id);
         Err(PlanError { errors: errors.into_iter().map(|(_, error)| *error).collect() })
@@ -114,17 +114,17 @@ fn prepare(
 
 /// Asks the store about a whole layer at once.
 fn look_up(assessor: &Assessor<'_>, layer: Vec<Prepared>) -> Vec<PlannedNode> {
-    let keys: Vec<ActionKey> =
-        layer.iter().filter_map(|p| p.key.as_ref().ok().map(|(_, key)| *key)).collect();
-    let mut answers = match assessor.force {
-        Force::Nothing => assessor.store.lookup_many(&keys),
-        Force::Everything => Vec::new(),
-    }
-    .into_iter();
+    let asked = |prepared: &&Prepared| !assessor.force.applies(prepared.id);
+    let key = |prepared: &Prepared| prepared.key.as_ref().ok().map(|(_, key)| *key);
+    let keys: Vec<ActionKey> = layer.iter().filter(asked).filter_map(key).collect();
+    let mut answers = assessor.store.lookup_many(&keys).into_iter();
     let node = |Prepared { id, sources, key }| {
         let state = match key {
             Err(on) => NodeState::Pending { on },
-            Ok((doc, _)) => assessor.state(assessor.node(id), doc, answers.next()),
+            Ok((doc, _)) => {
+                let answer = if assessor.force.applies(id) { None } else { answers.next() };
+                assessor.state(assessor.node(id), doc, answer)
+            }
         };
         PlannedNode { id, sources, state }
     };

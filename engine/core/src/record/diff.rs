@@ -172,6 +172,7 @@ fn ended(status: &NodeStatus) -> &'static str {
         NodeStatus::Failed { .. } => "failed",
         NodeStatus::Skipped { .. } => "skipped",
         NodeStatus::Stopped => "stopped",
+        NodeStatus::Unselected => "unselected",
     }
 }
 

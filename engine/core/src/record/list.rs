@@ -29,10 +29,9 @@ pub struct RunEntry {
 pub enum RunStatus {
     Done,
     Failed,
-    Cancelled,
     /// It has no summary, and its process holds the record's lock.
     Running,
-    /// It has no summary, and its process is gone. What it finished is in the cache.
+    /// It was stopped, or it has no summary and its process is gone. What it finished is in the cache.
     Interrupted,
     /// Its record is damaged or of a newer version.
     Unreadable,
@@ -74,7 +73,7 @@ fn finished(run: RunId, text: &[u8]) -> RunEntry {
             status: match summary.outcome {
                 RunOutcome::Done => RunStatus::Done,
                 RunOutcome::Failed => RunStatus::Failed,
-                RunOutcome::Cancelled => RunStatus::Cancelled,
+                RunOutcome::Interrupted => RunStatus::Interrupted,
             },
             counts: Some(summary.counts),
             elapsed_ms: Some(summary.elapsed_ms),

@@ -113,6 +113,8 @@ pub enum NodeStatus {
         because: String,
     },
     Stopped,
+    /// Not asked for, and not in the store.
+    Unselected,
 }
 
 impl RunSummary {
@@ -182,5 +184,6 @@ fn status(study: &Study, ended: &NodeResult) -> NodeStatus {
             NodeStatus::Skipped { because: study.nodes[because.0].label.clone() }
         }
         NodeResult::Stopped => NodeStatus::Stopped,
+        NodeResult::Unselected => NodeStatus::Unselected,
     }
 }

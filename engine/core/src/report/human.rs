@@ -83,6 +83,10 @@ impl<W: Write> HumanReporter<W> {
             RunEventKind::NodeFailed { label, message, .. } => {
                 self.log(&format!("failed  {label}: {message}"));
             }
+            RunEventKind::NodeRetried { label, message, attempt, wait_ms, .. } => {
+                let wait = duration(*wait_ms);
+                self.log(&format!("retry   {label} in {wait} (try {}): {message}", attempt + 1));
+            }
             RunEventKind::NodeSkipped { label, because, .. } => {
                 self.log(&format!("skipped {label}: needs `{because}`"));
             }

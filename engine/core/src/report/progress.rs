@@ -44,6 +44,7 @@ impl Progress {
                 }
             }
             RunEventKind::NodeDone { node, .. }
+            | RunEventKind::NodeRetried { node, .. }
             | RunEventKind::NodeFailed { node, .. }
             | RunEventKind::NodeSkipped { node, .. }
             | RunEventKind::NodeStopped { node, .. } => {

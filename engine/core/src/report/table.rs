@@ -54,6 +54,8 @@ pub enum StageEnd {
         because: String,
     },
     Stopped,
+    /// Not asked for, and not in the store.
+    Unselected,
 }
 
 /// One measured value, and the baseline's.
@@ -145,6 +147,7 @@ fn end(study: &Study, result: &RunResult, id: NodeId) -> StageEnd {
             StageEnd::Skipped { because: study.nodes[because.0].label.clone() }
         }
         NodeResult::Stopped => StageEnd::Stopped,
+        NodeResult::Unselected => StageEnd::Unselected,
     }
 }
 

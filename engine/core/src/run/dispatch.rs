@@ -1,19 +1,24 @@
-//! The dispatcher: which node next, and what its end means for the others.
+//! The dispatcher: the loop, and what a node's end means for the others. Which node starts is in `admit`, what time
+//! does to those that run in `watch`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::Scope;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
 use qpipe_cache::{ActionRecord, KeyDoc, Store};
-use qpipe_sdk::{Artifact, ArtifactKind, StageError, StageRegistry};
+use qpipe_sdk::{Artifact, ArtifactKind, Cancel, ErrorClass, StageError, StageRegistry, stage::unix_ms};
 
+use super::admit::Candidate;
 use super::event::{EVENTS_SCHEMA, RunEvent, RunEventKind, RunObserver};
-use super::execute::{Finished, Job, Message, execute};
+use super::execute::{Finished, Message};
 use super::options::{FailureMode, RunOptions};
 use super::result::{How, NodeResult, RunOutcome, RunResult};
+use super::retry::Tries;
+use super::select::needed;
+use super::slots::Pool;
+use super::watch::{Running, Stop};
 use crate::graph::{CellId, NodeId, Study};
-use crate::plan::{Assessor, MissReason, NodeState, OUTPUT, Plan, memory_names};
+use crate::plan::{Assessor, NodeState, OUTPUT, Plan, memory_names};
 
 /// Runs a plan to its end. Failures are part of the result, never of this function's.
 pub fn run(
@@ -24,31 +29,42 @@ pub fn run(
     options: &RunOptions,
     observer: &mut dyn RunObserver,
 ) -> RunResult {
-    let assessor = Assessor { study, registry, store, force: plan.options.force };
+    let assessor = Assessor { study, registry, store, force: &plan.options.force };
     let (sender, receiver) = mpsc::channel();
     let mut dispatcher = Dispatcher::new(assessor, plan, options, sender, observer);
     dispatcher.announce();
-    std::thread::scope(|scope| dispatcher.work(scope, &receiver));
+    dispatcher.work(&receiver);
     dispatcher.finish()
 }
 
-struct Dispatcher<'a> {
-    assessor: Assessor<'a>,
-    plan: &'a Plan,
-    options: &'a RunOptions,
-    messages: Sender<Message>,
-    observer: &'a mut dyn RunObserver,
+pub(super) struct Dispatcher<'a> {
+    pub(super) assessor: Assessor<'a>,
+    pub(super) plan: &'a Plan,
+    pub(super) options: &'a RunOptions,
+    pub(super) messages: Sender<Message>,
+    pub(super) observer: &'a mut dyn RunObserver,
     clock: Instant,
+    /// Requested by the first failure of a fail-fast run, and heard by every node of it.
+    pub(super) stop: Cancel,
+    pub(super) pool: Pool,
     /// Per node: its result, once there is one.
-    results: Vec<Option<NodeResult>>,
+    pub(super) results: Vec<Option<NodeResult>>,
+    /// Per node: whether the run may have to run it.
+    pub(super) needed: Vec<bool>,
     /// Per node: how many of its distinct inputs have no result yet.
     waiting: Vec<usize>,
     /// Per node: who uses its output.
     users: Vec<Vec<NodeId>>,
     /// Nodes whose inputs are all there, by earliest cell.
-    ready: BTreeSet<(CellId, NodeId)>,
-    running: BTreeMap<NodeId, Instant>,
+    pub(super) ready: BTreeSet<(CellId, NodeId)>,
+    /// Those of them that were looked at and did not fit.
+    pub(super) candidates: BTreeMap<NodeId, Candidate>,
+    pub(super) running: BTreeMap<NodeId, Running>,
+    pub(super) tries: BTreeMap<NodeId, Tries>,
+    /// Nodes that are tried again at a time.
+    pub(super) delayed: BTreeSet<(Instant, NodeId)>,
     failed: bool,
+    pub(super) abandoned: usize,
 }
 
 impl<'a> Dispatcher<'a> {
@@ -69,18 +85,25 @@ impl<'a> Dispatcher<'a> {
             }
         }
         Self {
+            needed: needed(assessor.study, plan, options.goals.as_ref()),
             assessor,
             plan,
             options,
             messages,
             observer,
             clock: Instant::now(),
+            stop: options.cancel.child(),
+            pool: Pool::new(options),
             results: vec![None; count],
             waiting,
             users,
             ready: BTreeSet::new(),
+            candidates: BTreeMap::new(),
             running: BTreeMap::new(),
+            tries: BTreeMap::new(),
+            delayed: BTreeSet::new(),
             failed: false,
+            abandoned: 0,
         }
     }
 
@@ -108,100 +131,67 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    fn work<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, receiver: &Receiver<Message>)
-    where
-        'a: 'scope,
-    {
+    fn work(&mut self, receiver: &Receiver<Message>) {
         loop {
-            self.start_ready(scope);
-            if self.running.is_empty() {
+            self.start_ready();
+            if self.running.is_empty() && self.delayed.is_empty() {
                 return;
             }
-            match receiver.recv() {
-                Ok(Message::Stage(id, stage)) => {
-                    let (node, label) = self.name(id);
-                    self.emit(RunEventKind::Stage { node, label, stage });
+            match receiver.recv_timeout(self.until_next_deadline()) {
+                Ok(message) => self.hear(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    unreachable!("the dispatcher holds a sender itself")
                 }
-                Ok(Message::Finished(id, result)) => self.finished(id, result),
-                Err(_) => unreachable!("the dispatcher holds a sender itself"),
+            }
+            self.watch_clock();
+            self.observer.tick(unix_ms());
+        }
+    }
+
+    /// Messages of a node that was given up are not heard any more.
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Stage(id, stage) if self.running.contains_key(&id) => {
+                let (node, label) = self.name(id);
+                self.emit(RunEventKind::Stage { node, label, stage });
+            }
+            Message::Stage(..) => {}
+            Message::Finished(id, result) => {
+                if let Some(running) = self.running.remove(&id) {
+                    self.pool.give_back(&running.lease);
+                    self.finished(id, &running, result);
+                }
             }
         }
     }
 
-    /// Starts ready nodes while slots are free. A run that stops starts nothing, but a ready node that turns out
-    /// to be a hit is still taken: it costs nothing and completes the table.
-    fn start_ready<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
-    where
-        'a: 'scope,
-    {
-        while self.running.len() < self.options.slots.get() {
-            let Some((_, id)) = self.ready.pop_first() else { return };
-            match self.current_state(id) {
-                Ok(NodeState::Hit(record)) => self.done(id, How::Cached, record),
-                Ok(NodeState::Miss { doc, reasons }) if !self.stopping() => {
-                    self.start(scope, id, doc, &reasons);
+    pub(super) fn stopping(&self) -> bool {
+        self.stop.requested()
+    }
+
+    fn finished(&mut self, id: NodeId, running: &Running, result: Result<Finished, StageError>) {
+        let elapsed_ms = running.started.elapsed().as_millis() as u64;
+        let error = match result {
+            Ok(Finished { record, how }) => return self.done(id, how, record),
+            Err(error) => error,
+        };
+        // a worker that was killed for not stopping is lost, but that is not why the node ended
+        let told_to = matches!(error.class(), ErrorClass::Cancelled | ErrorClass::Transient);
+        match running.stop {
+            Some(Stop { timeout: Some(limit), .. }) if told_to => {
+                self.fail(id, &StageError::Timeout(limit), elapsed_ms);
+            }
+            _ if told_to && self.stopping() => self.stopped(id),
+            _ => {
+                if !self.try_again(id, &error) {
+                    self.fail(id, &error, elapsed_ms);
                 }
-                Ok(NodeState::Miss { .. } | NodeState::Pending { .. }) => self.stopped(id),
-                Err(error) => self.fail(id, &error, 0),
             }
         }
     }
 
-    fn stopping(&self) -> bool {
-        self.options.cancel.requested()
-    }
-
-    /// The state of a node whose inputs are done: the plan's, or found now if the plan could not know its key.
-    fn current_state(&self, id: NodeId) -> Result<NodeState, StageError> {
-        let planned = &self.plan.nodes[id.0];
-        if !matches!(planned.state, NodeState::Pending { .. }) {
-            return Ok(planned.state.clone());
-        }
-        let inputs = self.inputs(id).into_iter().map(|(port, artifact)| (port, artifact.digest)).collect();
-        self.assessor.assess(self.assessor.node(id), &planned.sources, &inputs)
-    }
-
-    fn inputs(&self, id: NodeId) -> BTreeMap<String, Artifact> {
-        let artifact =
-            |input: NodeId| self.results[input.0].as_ref().and_then(NodeResult::record).map(artifact);
-        let ports = self.assessor.node(id).inputs.iter();
-        ports.filter_map(|(port, input)| Some((port.to_owned(), artifact(input)?))).collect()
-    }
-
-    fn start<'scope>(
-        &mut self,
-        scope: &'scope Scope<'scope, '_>,
-        id: NodeId,
-        doc: KeyDoc,
-        reasons: &[MissReason],
-    ) where
-        'a: 'scope,
-    {
-        let (node, label) = self.name(id);
-        let study_node = self.assessor.node(id);
-        let why = reasons.iter().map(|r| r.explain(self.assessor.study, study_node)).collect();
-        self.emit(RunEventKind::NodeStarted { node, label, key: doc.key().to_string(), why });
-        self.running.insert(id, Instant::now());
-        let job = Job { id, doc, inputs: self.inputs(id), sources: self.plan.nodes[id.0].sources.clone() };
-        let (assessor, options, messages) = (self.assessor, self.options, self.messages.clone());
-        scope.spawn(move || {
-            let result = execute(&assessor, &job, options, &messages);
-            // Received until every running node has sent it.
-            let _ = messages.send(Message::Finished(id, result));
-        });
-    }
-
-    fn finished(&mut self, id: NodeId, result: Result<Finished, StageError>) {
-        let started = self.running.remove(&id);
-        let elapsed_ms = started.map_or(0, |at| at.elapsed().as_millis() as u64);
-        match result {
-            Ok(Finished { record, how }) => self.done(id, how, record),
-            Err(StageError::Cancelled) if self.stopping() => self.stopped(id),
-            Err(error) => self.fail(id, &error, elapsed_ms),
-        }
-    }
-
-    fn done(&mut self, id: NodeId, how: How, record: Box<ActionRecord>) {
+    pub(super) fn done(&mut self, id: NodeId, how: How, record: Box<ActionRecord>) {
         self.remember(id, &record.doc);
         let ((node, label), elapsed_ms) = (self.name(id), record.elapsed_ms);
         self.emit(RunEventKind::NodeDone { node, label, key: record.key.to_string(), how, elapsed_ms });
@@ -214,14 +204,14 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    fn fail(&mut self, id: NodeId, error: &StageError, elapsed_ms: u64) {
+    pub(super) fn fail(&mut self, id: NodeId, error: &StageError, elapsed_ms: u64) {
         let ((node, label), class, message) = (self.name(id), error.class(), error.to_string());
         self.emit(RunEventKind::NodeFailed { node, label, class, message: message.clone(), elapsed_ms });
         self.results[id.0] = Some(NodeResult::Failed { class, message, elapsed_ms });
         self.failed = true;
         self.skip_users(id);
         if self.options.failure == FailureMode::FailFast {
-            self.options.cancel.request();
+            self.stop_running();
         }
     }
 
@@ -229,7 +219,7 @@ impl<'a> Dispatcher<'a> {
     fn skip_users(&mut self, failed: NodeId) {
         let mut queue = self.users[failed.0].clone();
         while let Some(id) = queue.pop() {
-            if self.results[id.0].is_some() {
+            if self.results[id.0].is_some() || !self.needed[id.0] {
                 continue;
             }
             self.results[id.0] = Some(NodeResult::Skipped { because: failed });
@@ -239,7 +229,7 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    fn stopped(&mut self, id: NodeId) {
+    pub(super) fn stopped(&mut self, id: NodeId) {
         let (node, label) = self.name(id);
         self.results[id.0] = Some(NodeResult::Stopped);
         self.emit(RunEventKind::NodeStopped { node, label });
@@ -257,37 +247,54 @@ impl<'a> Dispatcher<'a> {
 
     fn finish(mut self) -> RunResult {
         for id in (0..self.results.len()).map(NodeId) {
-            if self.results[id.0].is_none() {
-                self.stopped(id);
+            match self.results[id.0] {
+                None if self.needed[id.0] => self.stopped(id),
+                None => self.results[id.0] = Some(NodeResult::Unselected),
+                Some(_) => {}
             }
         }
         let nodes: Vec<NodeResult> = self.results.iter_mut().filter_map(Option::take).collect();
-        let all_done = nodes.iter().all(|n| matches!(n, NodeResult::Done { .. }));
-        let outcome = match (self.failed, all_done) {
-            (true, _) => RunOutcome::Failed,
-            (false, true) => RunOutcome::Done,
-            (false, false) => RunOutcome::Cancelled,
-        };
+        let outcome = self.outcome(&nodes);
         let elapsed_ms = self.clock.elapsed().as_millis() as u64;
-        let result = RunResult { outcome, nodes, elapsed_ms };
+        let result = RunResult { outcome, nodes, elapsed_ms, abandoned: self.abandoned };
         self.emit(RunEventKind::RunFinished { outcome, counts: result.counts(), elapsed_ms });
         result
     }
 
-    fn make_ready(&mut self, id: NodeId) {
-        self.ready.insert(self.priority(id));
+    /// A run that was asked to stop was interrupted, whatever failed before, unless there was nothing left to stop.
+    fn outcome(&self, nodes: &[NodeResult]) -> RunOutcome {
+        let cut = nodes.iter().any(|node| matches!(node, NodeResult::Stopped));
+        match (self.failed, cut) {
+            (_, true) if self.options.cancel.requested() => RunOutcome::Interrupted,
+            (true, _) => RunOutcome::Failed,
+            (false, true) => RunOutcome::Interrupted,
+            (false, false) => RunOutcome::Done,
+        }
     }
 
-    fn priority(&self, id: NodeId) -> (CellId, NodeId) {
+    pub(super) fn make_ready(&mut self, id: NodeId) {
+        if self.needed[id.0] {
+            self.ready.insert(self.priority(id));
+        }
+    }
+
+    pub(super) fn priority(&self, id: NodeId) -> (CellId, NodeId) {
         let first = self.assessor.node(id).cells.iter().min();
         (first.copied().unwrap_or(CellId(usize::MAX)), id)
     }
 
-    fn name(&self, id: NodeId) -> (usize, String) {
+    pub(super) fn inputs(&self, id: NodeId) -> BTreeMap<String, Artifact> {
+        let artifact =
+            |input: NodeId| self.results[input.0].as_ref().and_then(NodeResult::record).map(artifact);
+        let ports = self.assessor.node(id).inputs.iter();
+        ports.filter_map(|(port, input)| Some((port.to_owned(), artifact(input)?))).collect()
+    }
+
+    pub(super) fn name(&self, id: NodeId) -> (usize, String) {
         (id.0, self.assessor.node(id).label.clone())
     }
 
-    fn emit(&mut self, kind: RunEventKind) {
+    pub(super) fn emit(&mut self, kind: RunEventKind) {
         self.observer.event(&RunEvent::now(kind));
     }
 }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::result::{Counts, How, RunOutcome};
 
-/// Version of the event log's layout, stated in its first line.
+/// Version of the event log's layout, stated in its first line. It is raised when a known event changes its meaning;
+/// new kinds of events may come without that, so readers pass over what they do not know.
 pub const EVENTS_SCHEMA: u32 = 1;
 
 /// One event: one line of `events.jsonl`.
@@ -56,6 +57,16 @@ pub enum RunEventKind {
         how: How,
         elapsed_ms: u64,
     },
+    /// It failed for a passing reason and is tried again after a pause. `attempt`: how many tries there were besides
+    /// the first, with the coming one.
+    NodeRetried {
+        node: usize,
+        label: String,
+        class: ErrorClass,
+        message: String,
+        attempt: u32,
+        wait_ms: u64,
+    },
     NodeFailed {
         node: usize,
         label: String,
@@ -89,6 +100,9 @@ pub enum RunEventKind {
 /// Who watches a run. Called on one thread, in order; cannot fail and cannot reach back.
 pub trait RunObserver {
     fn event(&mut self, event: &RunEvent);
+
+    /// Time passes while nodes run; a few times a second.
+    fn tick(&mut self, _now_unix_ms: u64) {}
 }
 
 /// Nobody watches.
@@ -108,6 +122,12 @@ impl RunObserver for Vec<Box<dyn RunObserver + '_>> {
     fn event(&mut self, event: &RunEvent) {
         for observer in self {
             observer.event(event);
+        }
+    }
+
+    fn tick(&mut self, now_unix_ms: u64) {
+        for observer in self {
+            observer.tick(now_unix_ms);
         }
     }
 }

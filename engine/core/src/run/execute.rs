@@ -1,25 +1,27 @@
-//! One node in a worker thread: lock, look again, run, commit.
+//! One node in a thread of its own: lock, look again, run, commit. Nothing here is borrowed from the run, since a
+//! stage that does not heed a request to stop outlives it.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use qpipe_cache::{ActionKey, ActionRecord, Digest, KeyDoc, KeyLock, Lookup, OutputRecord, Store};
-use qpipe_sdk::{Artifact, Context, EventSink, Outcome, StageError, StageEvent, stage::unix_ms};
+use qpipe_cache::{ActionRecord, Digest, KeyDoc, KeyLock, Lookup, OutputRecord, Store};
+use qpipe_sdk::{
+    Artifact, Cancel, Context, EventSink, Outcome, Params, Stage, StageError, StageEvent, stage::unix_ms,
+};
 
 use super::metrics;
-use super::options::RunOptions;
 use super::result::How;
-use crate::graph::{Node, NodeId};
-use crate::plan::{Assessor, Force, OUTPUT, unusable};
+use crate::graph::NodeId;
+use crate::plan::{OUTPUT, unusable};
 
 /// How often a lock that another process holds is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What worker threads tell the dispatcher.
+/// What the nodes' threads tell the dispatcher.
 pub(super) enum Message {
     Stage(NodeId, StageEvent),
     Finished(NodeId, Result<Finished, StageError>),
@@ -34,42 +36,45 @@ pub(super) struct Finished {
 /// A node with everything it needs to run.
 pub(super) struct Job {
     pub(super) id: NodeId,
+    pub(super) stage: Arc<dyn Stage>,
+    pub(super) params: Arc<Params>,
     pub(super) doc: KeyDoc,
     pub(super) inputs: BTreeMap<String, Artifact>,
     pub(super) sources: BTreeMap<String, Digest>,
+    pub(super) store: Store,
+    /// `cpu`, `cuda:N`, or `auto`.
+    pub(super) device: String,
+    pub(super) cancel: Cancel,
+    /// Run it even if its result is there.
+    pub(super) force: bool,
 }
 
 /// Runs a job to its committed record. The lock is per key and freed by the death of its holder, so that of many
 /// processes one works and the others find its record.
-pub(super) fn execute(
-    assessor: &Assessor<'_>,
-    job: &Job,
-    options: &RunOptions,
-    messages: &Sender<Message>,
-) -> Result<Finished, StageError> {
-    let (store, key) = (assessor.store, job.doc.key());
-    let _single_flight = wait_for_lock(store, &key, options)?;
-    if assessor.force == Force::Nothing
+pub(super) fn execute(job: &Job, messages: &Sender<Message>) -> Result<Finished, StageError> {
+    let (store, key) = (&job.store, job.doc.key());
+    let _single_flight = wait_for_lock(job)?;
+    if !job.force
         && let Lookup::Hit(record) = store.lookup(&key)
         && unusable(&record).is_none()
     {
         return Ok(Finished { record, how: How::Cached });
     }
     let (started_unix_ms, clock) = (unix_ms(), Instant::now());
-    let outcome = run_stage(assessor, job, options, messages)?;
+    let outcome = run_stage(job, messages)?;
     let elapsed_ms = clock.elapsed().as_millis() as u64;
-    let record = action_record(assessor, job, &outcome, started_unix_ms, elapsed_ms)?;
+    let record = action_record(job, &outcome, started_unix_ms, elapsed_ms)?;
     store.commit(&record)?;
     Ok(Finished { record: Box::new(record), how: How::Ran })
 }
 
 /// Waits while another process computes the same key, but not past a request to stop.
-fn wait_for_lock(store: &Store, key: &ActionKey, options: &RunOptions) -> Result<KeyLock, StageError> {
+fn wait_for_lock(job: &Job) -> Result<KeyLock, StageError> {
     loop {
-        if let Some(lock) = store.try_lock(key)? {
+        if let Some(lock) = job.store.try_lock(&job.doc.key())? {
             return Ok(lock);
         }
-        if options.cancel.requested() {
+        if job.cancel.requested() {
             return Err(StageError::Cancelled);
         }
         std::thread::sleep(LOCK_INTERVAL);
@@ -77,34 +82,27 @@ fn wait_for_lock(store: &Store, key: &ActionKey, options: &RunOptions) -> Result
 }
 
 /// Runs the stage; a panic of it is a typed failure of this node alone.
-fn run_stage(
-    assessor: &Assessor<'_>,
-    job: &Job,
-    options: &RunOptions,
-    messages: &Sender<Message>,
-) -> Result<Outcome, StageError> {
-    let node = assessor.node(job.id);
-    let stage = assessor.stage(node)?;
+fn run_stage(job: &Job, messages: &Sender<Message>) -> Result<Outcome, StageError> {
     let sink = NodeSink { id: job.id, messages: messages.clone(), last_progress: Mutex::new(None) };
     let ctx = Context {
-        params: &node.params,
+        params: &job.params,
         inputs: &job.inputs,
         sources: &job.sources,
-        store: assessor.store,
+        store: &job.store,
         events: &sink,
-        cancel: &options.cancel,
-        device: &options.device,
+        cancel: &job.cancel,
+        device: &job.device,
     };
-    let outcome = catch_unwind(AssertUnwindSafe(|| stage.run(&ctx)))
+    let outcome = catch_unwind(AssertUnwindSafe(|| job.stage.run(&ctx)))
         .unwrap_or_else(|payload| Err(StageError::Bug(format!("panicked: {}", panic_message(&*payload)))))?;
-    check(node, &stage.spec().output.0, &outcome)?;
+    check(job, &outcome)?;
     Ok(outcome)
 }
 
 /// What the engine does not take on a stage's word.
-fn check(node: &Node, declared: &str, outcome: &Outcome) -> Result<(), StageError> {
-    let artifact = &outcome.artifact;
-    let (kind, got) = (&node.kind, &artifact.kind.0);
+fn check(job: &Job, outcome: &Outcome) -> Result<(), StageError> {
+    let (spec, artifact) = (job.stage.spec(), &outcome.artifact);
+    let (kind, declared, got) = (spec.kind, &spec.output.0, &artifact.kind.0);
     if got != declared {
         return Err(StageError::Bug(format!("`{kind}` declares output `{declared}` but returned `{got}`")));
     }
@@ -122,14 +120,13 @@ fn panic_message(payload: &(dyn Any + Send)) -> &str {
 }
 
 fn action_record(
-    assessor: &Assessor<'_>,
     job: &Job,
     outcome: &Outcome,
     started_unix_ms: u64,
     elapsed_ms: u64,
 ) -> Result<ActionRecord, StageError> {
     let Artifact { kind, digest, refs } = &outcome.artifact;
-    let bytes = assessor.store.map(digest)?.len() as u64;
+    let bytes = job.store.map(digest)?.len() as u64;
     let output = OutputRecord { kind: kind.0.clone(), digest: *digest, bytes };
     Ok(ActionRecord {
         schema: qpipe_cache::RECORD_SCHEMA,

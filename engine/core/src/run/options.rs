@@ -1,18 +1,23 @@
 //! How to run.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use qpipe_sdk::Cancel;
 use serde::{Deserialize, Serialize};
 
-/// What a failed stage means for the others. Whatever finished is kept in every mode.
+use super::select::Goals;
+use crate::limits::Limits;
+
+/// What a failed stage means for the others. Whatever finished is kept in every mode, and what depends on a failed
+/// node is skipped in every mode, since it has no input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureMode {
-    /// Start nothing new, and ask what runs to stop.
+    /// Start nothing new, ask what runs to stop, and wait for it no longer than the grace period.
     #[default]
     FailFast,
-    /// Skip only what depends on the failed node.
+    /// Run everything that does not depend on the failed node. `skip-dependents` is another word for it.
     KeepGoing,
 }
 
@@ -20,17 +25,35 @@ pub enum FailureMode {
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     pub failure: FailureMode,
-    /// How many nodes may run at once.
-    pub slots: NonZeroUsize,
-    /// `auto`, `cpu` or `cuda:N`, handed to the stages.
+    /// How many nodes without a GPU may run at once.
+    pub jobs: NonZeroUsize,
+    /// The GPUs by ordinal; each is a slot of its own.
+    pub gpus: Vec<usize>,
+    /// Host memory that the estimates of what runs may add up to, bytes; `None`: not counted.
+    pub memory: Option<u64>,
+    pub limits: Limits,
+    /// How long a node that was asked to stop, by a failure or its timeout, may take before it is killed.
+    pub grace: Duration,
+    /// What stages without a GPU slot are handed as their device.
     pub device: String,
-    /// Requested from outside to stop; a fail-fast run requests it too.
+    /// What is asked for; `None`: everything.
+    pub goals: Option<Goals>,
+    /// Requested from outside to stop the run.
     pub cancel: Cancel,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        let (failure, cancel) = (FailureMode::default(), Cancel::default());
-        Self { failure, slots: NonZeroUsize::MIN, device: "auto".into(), cancel }
+        Self {
+            failure: FailureMode::default(),
+            jobs: NonZeroUsize::MIN,
+            gpus: Vec::new(),
+            memory: None,
+            limits: Limits::default(),
+            grace: Duration::from_secs(10),
+            device: "auto".into(),
+            goals: None,
+            cancel: Cancel::default(),
+        }
     }
 }

@@ -23,8 +23,9 @@ pub enum RunOutcome {
     Done,
     /// At least one node failed.
     Failed,
-    /// Stopped on request.
-    Cancelled,
+    /// Stopped from outside, with whatever was finished kept.
+    #[serde(alias = "cancelled")]
+    Interrupted,
 }
 
 /// How one node ended.
@@ -47,6 +48,8 @@ pub enum NodeResult {
     },
     /// Not started or not finished, because the run stopped.
     Stopped,
+    /// Not asked for, and not in the store.
+    Unselected,
 }
 
 impl NodeResult {
@@ -72,6 +75,8 @@ pub struct Counts {
     pub failed: usize,
     pub skipped: usize,
     pub stopped: usize,
+    #[serde(default)]
+    pub unselected: usize,
 }
 
 /// The result of a run: one entry per node of the study, in its order.
@@ -80,6 +85,8 @@ pub struct RunResult {
     pub outcome: RunOutcome,
     pub nodes: Vec<NodeResult>,
     pub elapsed_ms: u64,
+    /// How many nodes did not stop when they were asked to. Their threads still run and end with the process.
+    pub abandoned: usize,
 }
 
 impl RunResult {
@@ -92,6 +99,7 @@ impl RunResult {
                 NodeResult::Failed { .. } => &mut counts.failed,
                 NodeResult::Skipped { .. } => &mut counts.skipped,
                 NodeResult::Stopped => &mut counts.stopped,
+                NodeResult::Unselected => &mut counts.unselected,
             } += 1;
         }
         counts

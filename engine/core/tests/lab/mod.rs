@@ -5,17 +5,18 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use qpipe_cache::Store;
 use qpipe_engine::graph::{Cell, CellId, Node, NodeId, NodesByName, Override, ReportSpec, Span, Study};
+use qpipe_engine::limits::Limits;
 use qpipe_engine::plan::{Plan, PlanOptions, plan};
 use qpipe_engine::run::{RunEvent, RunOptions, RunResult, run};
 use qpipe_engine::sources::Sources;
 use qpipe_sdk::{
-    Artifact, ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType,
-    Params, PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec, Value,
+    Artifact, ArtifactKind, Better, Cancel, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec,
+    ParamType, Params, PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec, Value,
 };
 
 /// What the stages share with the test.
@@ -27,8 +28,10 @@ pub struct Switches {
     pub fp4_panics: AtomicBool,
     /// `quantize` returns the same bytes whatever the model.
     pub constant: AtomicBool,
-    /// `evaluate` asks for the run to stop, as Ctrl-C would.
+    /// `evaluate` asks for the run to stop through `stop`, as Ctrl-C would.
     pub cancels: AtomicBool,
+    /// What runs with the default options listen to.
+    pub stop: Mutex<Cancel>,
     /// Raised semantics of `evaluate`.
     pub semantics: AtomicUsize,
 }
@@ -102,7 +105,7 @@ fn quantize(switches: &Switches, ctx: &Context<'_>) -> Result<Outcome, StageErro
 
 fn evaluate(switches: &Switches, ctx: &Context<'_>) -> Result<Outcome, StageError> {
     if switches.cancels.load(Ordering::SeqCst) {
-        ctx.cancel.request();
+        switches.stop.lock().unwrap().request();
     }
     ctx.checkpoint()?;
     let model = ctx.store.read(&ctx.input("model")?.digest)?;
@@ -153,7 +156,14 @@ impl Lab {
     }
 
     pub fn run(&self, study: &Study) -> RunResult {
-        self.run_with(study, &self.plan(study), &RunOptions::default()).0
+        self.run_with(study, &self.plan(study), &self.options()).0
+    }
+
+    /// The default options, with a request to stop of their own.
+    pub fn options(&self) -> RunOptions {
+        let cancel = Cancel::default();
+        self.switches.stop.lock().unwrap().clone_from(&cancel);
+        RunOptions { cancel, ..RunOptions::default() }
     }
 
     pub fn runs(&self) -> usize {
@@ -192,6 +202,7 @@ impl Recipe {
             nodes: Vec::new(),
             report: ReportSpec::default(),
             failure: None,
+            limits: Limits::default(),
             overrides: Vec::new(),
         };
         for scheme in &self.schemes {
