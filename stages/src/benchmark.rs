@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use qpipe_sdk::{
     Artifact, ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType,
-    Params, PortSpec, Schema, Stage, StageError, StageSpec, Value,
+    Params, PortSpec, Resources, Schema, Stage, StageError, StageSpec, Value,
 };
 use serde_json::json;
 
@@ -60,9 +60,13 @@ fn schema() -> Schema {
         int("repeat", 5, "Measurements of each figure."),
         int("warmup", 1, "Runs before them that do not count."),
         NodeSpec::value(
-            ParamSpec::new("exclusive", ParamType::Bool, "Let nothing else run meanwhile: true of a run with one job, the default; more jobs do not yet wait.")
-                .default(Value::Bool(true))
-                .location(),
+            ParamSpec::new(
+                "exclusive",
+                ParamType::Bool,
+                "Let nothing else of the run run meanwhile, whatever `--jobs` says.",
+            )
+            .default(Value::Bool(true))
+            .location(),
         ),
         crate::device::param(),
     ])
@@ -100,8 +104,13 @@ impl Stage for Benchmark {
         Some(format!("{}; {}", device.numerics(), machine::fingerprint()))
     }
 
+    fn resources(&self, params: &Params, input_bytes: u64) -> Resources {
+        let exclusive = params.bool("exclusive").unwrap_or(true);
+        Resources { exclusive, ..crate::device::resources(params, input_bytes) }
+    }
+
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
-        let device = crate::device::of(ctx.params)?;
+        let device = crate::device::of_run(ctx)?;
         let (plan, input) = (Plan::of(ctx.params), ctx.input("model")?);
         machine::reset_peak_rss();
         let before = machine::peak_rss();

@@ -87,3 +87,17 @@ pub fn of(params: &qpipe_sdk::Params) -> Result<ComputeDevice, qpipe_sdk::StageE
     let name = params.text("device").unwrap_or("auto");
     ComputeDevice::resolve(name).map_err(|e| qpipe_sdk::StageError::Device(e.to_string()))
 }
+
+/// The device of a running stage: the one its parameters name, or under `auto` the one it was assigned.
+pub fn of_run(ctx: &qpipe_sdk::Context<'_>) -> Result<ComputeDevice, qpipe_sdk::StageError> {
+    let name = ctx.params.text("device").filter(|name| *name != "auto").unwrap_or(ctx.device);
+    ComputeDevice::resolve(name).map_err(|e| qpipe_sdk::StageError::Device(e.to_string()))
+}
+
+/// What a stage needs that computes with its input models. On the CPU it holds them in host memory, at the least in
+/// the size they are stored in; a GPU is fed from the mapped files.
+pub fn resources(params: &qpipe_sdk::Params, input_bytes: u64) -> qpipe_sdk::Resources {
+    let gpu = qpipe_sdk::GpuNeed::of_device(params.text("device").unwrap_or("auto"));
+    let memory = if of(params).is_ok_and(|device| device == ComputeDevice::Cpu) { input_bytes } else { 0 };
+    qpipe_sdk::Resources { gpu, memory, exclusive: false }
+}

@@ -15,7 +15,7 @@ use qpipe_cache::Digest;
 use qpipe_formats::Tokenizer;
 use qpipe_sdk::{
     Artifact, ArtifactKind, Context, Determinism, KeyedChoice, Metric, NodeSpec, Outcome, ParamSpec,
-    ParamType, Params, PortSpec, Schema, Source, SourceData, Stage, StageError, StageSpec, Value,
+    ParamType, Params, PortSpec, Resources, Schema, Source, SourceData, Stage, StageError, StageSpec, Value,
 };
 use serde::{Deserialize, Serialize};
 
@@ -225,8 +225,12 @@ impl Stage for Evaluate {
         crate::device::of(params).ok().map(|d| d.numerics().to_owned())
     }
 
+    fn resources(&self, params: &Params, input_bytes: u64) -> Resources {
+        crate::device::resources(params, input_bytes)
+    }
+
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
-        let device = crate::device::of(ctx.params)?;
+        let device = crate::device::of_run(ctx)?;
         let input = ctx.input("model")?;
         let model = load_model(ctx.store, input, device, positions(ctx.store, input)?)?;
         let (mut tasks, mut metrics, mut refs) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
