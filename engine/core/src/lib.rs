@@ -1,6 +1,7 @@
 //! The mind of qpipe: text in, decisions and events out. See `ARCHITECTURE.md` for the path of data.
 
 pub mod draw;
+pub mod exec;
 pub mod explain;
 pub mod graph;
 pub mod limits;
@@ -12,3 +13,4 @@ pub mod run;
 pub mod schema;
 pub mod sources;
 mod study;
+pub mod worker;

@@ -59,6 +59,8 @@ pub enum FormDoc {
     Group,
     /// `name CHOICE [PROPERTY=…]`, repeatable.
     Keyed,
+    /// `name NAME VALUE`, repeatable, under names of the manifest's choice.
+    Named,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -173,6 +175,10 @@ fn node(spec: &NodeSpec) -> NodeDoc {
                 ChoiceDoc { name: choice.name, doc: choice.doc, params }
             };
             doc(FormDoc::Keyed, *required, props().collect(), choices.iter().map(choice).collect())
+        }
+        NodeForm::Named { value, .. } => {
+            let params = std::iter::once(param(format!("{}.NAME", spec.name), value)).chain(props()).collect();
+            doc(FormDoc::Named, value.required, params, Vec::new())
         }
     }
 }

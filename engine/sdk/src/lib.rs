@@ -12,11 +12,14 @@
 //! | [`metric`] | [`Metric`]: one measured number with unit, count and spread |
 //! | [`event`] | what a running stage tells: progress, units, logs; and the request to stop |
 //! | [`resources`] | what a stage needs while it runs: a GPU, memory, the machine for itself |
+//! | [`protocol`] | `qstage/1`: stages in processes of their own |
 //! | [`error`] | [`StageError`] and its classes |
 
 pub mod error;
 pub mod event;
+mod intern;
 pub mod metric;
+pub mod protocol;
 pub mod resources;
 pub mod schema;
 pub mod spec;
@@ -25,9 +28,10 @@ pub mod value;
 
 pub use error::{ErrorClass, StageError};
 pub use event::{Cancel, EventSink, StageEvent};
+pub use intern::{intern, intern_all};
 pub use metric::{Better, Metric};
 pub use resources::{GpuNeed, Resources};
-pub use schema::{Applies, KeyedChoice, NodeForm, NodeSpec, ParamSpec, ParamType, Schema};
+pub use schema::{Applies, KeyedChoice, Names, NodeForm, NodeSpec, ParamSpec, ParamType, Schema};
 pub use spec::{ArtifactKind, Determinism, PortSpec, StageSpec};
 pub use stage::{Artifact, Context, Outcome, Source, SourceData, Stage, StageRegistry, UnitOutput};
 pub use value::{Params, Value};

@@ -8,6 +8,7 @@
 //! | `scheme nf4 block=64` | [`NodeForm::Value`] with properties | `scheme`, `scheme.block` |
 //! | `from embedded=tiny` | [`NodeForm::Group`] | `from.embedded` |
 //! | `task boolq limit=500` | [`NodeForm::Keyed`], repeatable | `task.boolq` (true), `task.boolq.limit` |
+//! | `output table "t.tsv"` | [`NodeForm::Named`], repeatable | `output.table`, for any name |
 
 use crate::value::{Params, Value};
 
@@ -134,6 +135,20 @@ pub enum NodeForm {
     Group,
     /// Repeatable; the argument picks one of the choices, each at most once; `required` asks for at least one.
     Keyed { choices: Vec<KeyedChoice>, required: bool },
+    /// Repeatable, under names that the manifest chooses: each has a value of its own at `NODE.NAME`.
+    Named { value: ParamSpec, names: Names },
+}
+
+/// How a [`NodeForm::Named`] node names its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// `output NAME VALUE`.
+    Argument,
+    /// `input NAME VALUE`, or `input NAME (stage)STAGE`: then it is an input port called `input.NAME`, which takes
+    /// the artifact of any stage.
+    ArgumentOrStage,
+    /// `env NAME …` takes variables of the environment, `env NAME=VALUE` sets one.
+    Environment,
 }
 
 /// One child node a stage understands.
@@ -153,6 +168,12 @@ impl NodeSpec {
 
     pub fn group(name: &'static str, doc: &'static str) -> Self {
         Self { name, doc, form: NodeForm::Group, props: Vec::new() }
+    }
+
+    /// `name NAME VALUE`, for any name.
+    pub fn named(value: ParamSpec, names: Names) -> Self {
+        let (name, doc) = (value.name, value.doc);
+        Self { name, doc, form: NodeForm::Named { value, names }, props: Vec::new() }
     }
 
     pub fn keyed(name: &'static str, doc: &'static str, required: bool, choices: Vec<KeyedChoice>) -> Self {
@@ -211,7 +232,16 @@ impl Schema {
     /// The declaration behind a dotted path; `None` for an unknown one and for a keyed node's own presence
     /// (`task.boolq`).
     pub fn param(&self, path: &str) -> Option<&ParamSpec> {
-        self.listed(path).map(|listed| &listed.spec)
+        self.listed(path).map(|listed| &listed.spec).or_else(|| self.named(path))
+    }
+
+    /// The declaration behind `output.table`, where `output` takes values under any name.
+    fn named(&self, path: &str) -> Option<&ParamSpec> {
+        let (node, _) = path.split_once('.')?;
+        self.nodes.iter().filter(|known| known.name == node).find_map(|known| match &known.form {
+            NodeForm::Named { value, .. } => Some(value),
+            _ => None,
+        })
     }
 
     /// Whether the value at a path decides whether other parameters apply.
@@ -343,6 +373,15 @@ mod tests {
         assert!(schema.param("task.boolq").is_none() && schema.param("block").is_none());
         let deciding = ["scheme", "task.boolq", "scheme.block"].map(|path| schema.decides(path));
         assert_eq!(deciding, [true, true, false]);
+    }
+
+    #[test]
+    fn a_named_node_takes_any_name() {
+        let output = ParamSpec::new("output", ParamType::Text, "");
+        let schema = Schema::new(vec![NodeSpec::named(output, Names::Argument)]);
+        assert!(schema.param("output.table").is_some() && schema.param("output").is_none());
+        let given = params(&[("output.table", Value::Text("t.tsv".into()))]);
+        assert_eq!(schema.effective(&given), given);
     }
 
     #[test]

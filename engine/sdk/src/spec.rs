@@ -13,6 +13,8 @@ impl ArtifactKind {
     pub const MODEL: &'static str = "model";
     pub const EVALUATION: &'static str = "evaluation";
     pub const BENCHMARK: &'static str = "benchmark";
+    /// Named files and folders, as commands and plugins make them.
+    pub const FILES: &'static str = "files";
 
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())

@@ -89,8 +89,8 @@ pub trait Stage: Send + Sync {
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError>;
 }
 
-/// The stage types a program knows.
-#[derive(Default)]
+/// The stage types a program knows. A copy shares them, so that a study can add its plugins to the program's.
+#[derive(Clone, Default)]
 pub struct StageRegistry {
     stages: BTreeMap<&'static str, Arc<dyn Stage>>,
 }

@@ -24,6 +24,7 @@ mod groups;
 mod include;
 mod lexer;
 mod load;
+mod named;
 mod near;
 mod policies;
 mod report;

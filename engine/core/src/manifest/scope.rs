@@ -223,6 +223,11 @@ impl<'a> Scope<'a> {
         None
     }
 
+    /// A variable of the environment, as it is.
+    pub(crate) fn variable_of_environment(&self, name: &str) -> Option<String> {
+        (self.env)(name)
+    }
+
     fn relative_file(&self, value: &KdlValue, span: Span) -> Checked<Value> {
         let path = value.as_string().filter(|path| !path.is_empty());
         path.map(|path| file(self.folder_at(span), path))

@@ -96,15 +96,15 @@ impl<'r> StageDecl<'r> {
     }
 }
 
-struct Reader<'a, 'e> {
-    spec: &'a StageSpec,
-    scope: &'a Scope<'a>,
+pub(super) struct Reader<'a, 'e> {
+    pub(super) spec: &'a StageSpec,
+    pub(super) scope: &'a Scope<'a>,
     /// Children that may stand once, with their places.
     seen: BTreeMap<String, Span>,
-    given: BTreeMap<String, Given>,
-    ports: Vec<PortUse>,
+    pub(super) given: BTreeMap<String, Given>,
+    pub(super) ports: Vec<PortUse>,
     sound: bool,
-    giver: Giver,
+    pub(super) giver: Giver,
     errors: &'e mut Errors,
 }
 
@@ -114,13 +114,13 @@ impl<'a, 'e> Reader<'a, 'e> {
         Self { spec, scope, seen, given, ports: Vec::new(), sound: true, giver, errors }
     }
 
-    fn fail(&mut self, error: ManifestError) {
+    pub(super) fn fail(&mut self, error: ManifestError) {
         self.sound = false;
         self.errors.push(error);
     }
 
     /// Runs a check that reports by itself, and notes whether it did.
-    fn checked<T>(&mut self, check: impl FnOnce(&mut Errors) -> T) -> T {
+    pub(super) fn checked<T>(&mut self, check: impl FnOnce(&mut Errors) -> T) -> T {
         let before = self.errors.len();
         let result = check(self.errors);
         self.sound &= self.errors.len() == before;
@@ -175,7 +175,7 @@ impl<'a, 'e> Reader<'a, 'e> {
         }
     }
 
-    fn missing(&mut self, node: &KdlNode, needs: String, example: &str) {
+    pub(super) fn missing(&mut self, node: &KdlNode, needs: String, example: &str) {
         let name = node.name().value();
         self.fail(ManifestError::MissingArgument {
             node: name.to_owned(),
@@ -222,6 +222,7 @@ impl<'a, 'e> Reader<'a, 'e> {
                 }
             }
             NodeForm::Keyed { choices, .. } => self.keyed(node, spec, choices),
+            NodeForm::Named { value, names } => self.named(node, value, *names),
         }
     }
 
@@ -297,7 +298,7 @@ impl<'a, 'e> Reader<'a, 'e> {
         }
     }
 
-    fn prop(&mut self, path: &str, spec: &ParamSpec, entry: &KdlEntry) {
+    pub(super) fn prop(&mut self, path: &str, spec: &ParamSpec, entry: &KdlEntry) {
         let scope = self.scope;
         match self.checked(|errors| scope.literal(entry, errors)) {
             None => self.sound = false,
@@ -320,7 +321,7 @@ impl<'a, 'e> Reader<'a, 'e> {
     }
 
     /// Notes a parameter; `false` (and an error) if it was given before.
-    fn give(&mut self, path: String, value: Value, span: Span) -> bool {
+    pub(super) fn give(&mut self, path: String, value: Value, span: Span) -> bool {
         if let Some(first) = self.given.get(&path).map(|given| given.span) {
             self.fail(ManifestError::Duplicate {
                 what: "parameter",

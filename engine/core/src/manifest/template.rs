@@ -207,7 +207,19 @@ impl<'r> Template<'r> {
                 None => {}
             }
         }
+        links.extend(self.named_links(stage, errors));
         links
+    }
+
+    /// Connections of ports that the manifest named: they take any artifact.
+    fn named_links(&self, stage: &StageDecl<'_>, errors: &mut Errors) -> Vec<Link> {
+        let declared = |port: &str| stage.spec().inputs.iter().any(|known| known.name == port);
+        let named = stage.ports.iter().filter(|link| !declared(link.port));
+        let link = |link: &PortUse| {
+            let producer = self.find(&link.stage, link.span, errors)?;
+            Some(Link { port: link.port, producer, span: link.span })
+        };
+        named.filter_map(link).collect()
     }
 
     fn link(&self, link: &PortUse, expected: String, errors: &mut Errors) -> Option<Link> {

@@ -1,0 +1,30 @@
+//! `qstage/1`: how the engine and a stage in a process of its own talk. The written specification is
+//! `docs/protocol.md`; these types are the only place where its words are spelled.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`message`] | [`Request`] (engine → worker) and [`Reply`] (worker → engine) |
+//! | [`describe`] | a stage type's declaration as a document, and back |
+//! | [`wire`] | parameters and numbers as JSON |
+//! | [`line`] | one bounded line ↔ one message |
+//! | [`serve`] | the worker's side: any [`crate::Stage`] of a registry over a pair of streams |
+//!
+//! Two rules make old and new speak to each other: a field that is not known is ignored, a message that is not known
+//! is refused.
+
+pub mod describe;
+pub mod line;
+pub mod message;
+pub mod serve;
+pub mod wire;
+
+pub use describe::{DescribeError, Described, OutputFile, StageDescription};
+pub use line::{LineError, MAX_LINE, decode, encode, read_line};
+pub use message::{
+    Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest, Versions, WireBlob, WireInput,
+};
+pub use serve::{ServeError, serve};
+pub use wire::{WireError, WireMetric, WireParams};
+
+/// The version of the protocol.
+pub const PROTOCOL: u32 = 1;

@@ -1,0 +1,276 @@
+//! The worker's side: any stage of a registry, served over a pair of streams. One thread reads requests, one runs the
+//! job, one sends heartbeats, so that `cancel` is heard and life is shown whatever a stage is doing.
+//!
+//! Such a worker is the engine's own program: it opens the engine's store, commits units and results there by itself,
+//! and answers `done` with the artifact (capability `store`).
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Scope;
+use std::time::Duration;
+
+use qpipe_cache::{Digest, Store};
+
+use super::describe::StageDescription;
+use super::line::{LineError, decode, encode, read_line};
+use super::message::{Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest};
+use super::wire::{WireMetric, params_from_json};
+use super::{PROTOCOL, WireParams};
+use crate::error::StageError;
+use crate::event::{Cancel, EventSink, StageEvent};
+use crate::spec::ArtifactKind;
+use crate::stage::{Artifact, Context, Outcome, SourceData, Stage, StageRegistry};
+
+/// Why a worker stopped serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Line(#[from] LineError),
+    #[error("the conversation did not begin with `hello`")]
+    NoHello,
+    #[error("the engine speaks qstage {min} to {max}, this worker speaks {PROTOCOL}")]
+    Version { min: u32, max: u32 },
+}
+
+const CAPABILITIES: [Capability; 4] =
+    [Capability::Key, Capability::Cancel, Capability::Heartbeat, Capability::Store];
+
+/// Serves until the engine closes `input`. `worker`: program and version, for logs.
+///
+/// # Errors
+/// [`ServeError`] when the engine does not keep to the protocol; it is told so before.
+pub fn serve(
+    registry: &StageRegistry,
+    worker: &str,
+    mut input: impl BufRead,
+    output: impl Write + Send,
+) -> Result<(), ServeError> {
+    let server =
+        Server { registry, output: Mutex::new(output), job: Mutex::new(None), store: Mutex::new(None) };
+    let interval = match server.greet(worker, &mut input) {
+        Ok(interval) => interval,
+        Err(error) => return Err(server.refuse(error)),
+    };
+    let (stop, stopped) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let server = &server;
+        scope.spawn(move || {
+            while matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
+                server.send(&Reply::Heartbeat);
+            }
+        });
+        let result = server.listen(scope, &mut input);
+        server.cancel(None);
+        drop(stop);
+        result.map_err(|error| server.refuse(error))
+    })
+}
+
+struct Server<'r, W> {
+    registry: &'r StageRegistry,
+    output: Mutex<W>,
+    /// The job that runs.
+    job: Mutex<Option<(u64, Cancel)>>,
+    /// The store of the last job.
+    store: Mutex<Option<(PathBuf, Store)>>,
+}
+
+impl<W: Write + Send> Server<'_, W> {
+    /// An engine that is gone closes `input` too, so what cannot be sent is not missed.
+    fn send(&self, reply: &Reply) {
+        let line = encode(reply).or_else(|error| {
+            let (id, message) = (reply.id(), format!("`{}` cannot be sent: {error}", reply.word()));
+            encode(&Reply::Error { id, class: FailureClass::Bug, message })
+        });
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(line) = line {
+            let _gone = output.write_all(&line).and_then(|()| output.flush());
+        }
+    }
+
+    fn refuse(&self, error: ServeError) -> ServeError {
+        self.send(&Reply::Error { id: None, class: FailureClass::Bug, message: error.to_string() });
+        error
+    }
+
+    fn greet(&self, worker: &str, input: &mut impl BufRead) -> Result<Duration, ServeError> {
+        let mut line = Vec::new();
+        if !read_line(input, &mut line)? {
+            return Err(ServeError::NoHello);
+        }
+        let Request::Hello { protocol, heartbeat_ms, .. } = decode(&line)? else {
+            return Err(ServeError::NoHello);
+        };
+        if !(protocol.min..=protocol.max).contains(&PROTOCOL) {
+            return Err(ServeError::Version { min: protocol.min, max: protocol.max });
+        }
+        let capabilities = CAPABILITIES.iter().map(|known| known.word().to_owned()).collect();
+        self.send(&Reply::Hello { protocol: PROTOCOL, worker: worker.to_owned(), capabilities });
+        Ok(Duration::from_millis(heartbeat_ms.max(1)))
+    }
+
+    fn listen<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        input: &mut impl BufRead,
+    ) -> Result<(), ServeError> {
+        let mut line = Vec::new();
+        while read_line(input, &mut line)? {
+            match decode(&line)? {
+                Request::Hello { .. } => return Err(ServeError::NoHello),
+                Request::Describe { id } => self.describe(id),
+                Request::Key { id, stage, params } => self.key(id, &stage, &params),
+                Request::Estimate { id, .. } => {
+                    self.fail(id, FailureClass::Bug, "this worker cannot estimate".into());
+                }
+                Request::Cancel { id } => self.cancel(Some(id)),
+                Request::Run(request) => self.start(scope, request),
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self, id: u64) {
+        let stages = self.registry.kinds().filter_map(|kind| self.registry.get(kind));
+        let stages = stages.map(|stage| StageDescription::of(stage.spec())).collect();
+        self.send(&Reply::Description { id, stages });
+    }
+
+    fn key(&self, id: u64, stage: &str, params: &WireParams) {
+        match self.keyed(id, stage, params) {
+            Ok(keyed) => self.send(&Reply::Keyed(keyed)),
+            Err(error) => self.report(id, &error),
+        }
+    }
+
+    fn keyed(&self, id: u64, stage: &str, params: &WireParams) -> Result<Keyed, StageError> {
+        let stage = self.stage(stage)?;
+        let params = params_from_json(&stage.spec().schema, params).map_err(StageError::config)?;
+        let problems = stage.check(&params).into_iter().map(|(path, message)| Problem { path, message });
+        let problems: Vec<Problem> = problems.collect();
+        let mut sources = BTreeMap::new();
+        // what breaks a rule may not be readable
+        for source in if problems.is_empty() { stage.sources(&params)? } else { Vec::new() } {
+            let SourceData::File(path) = source.data else {
+                let message = format!("the source `{}` is inside the program", source.name);
+                return Err(StageError::Bug(message));
+            };
+            sources.insert(source.name, path.to_string_lossy().into_owned());
+        }
+        Ok(Keyed { id, numerics: stage.numerics(&params), sources, problems })
+    }
+
+    fn stage(&self, kind: &str) -> Result<&dyn Stage, StageError> {
+        let unknown = || StageError::Config(format!("no stage type is called `{kind}`"));
+        self.registry.get(kind).ok_or_else(unknown)
+    }
+
+    fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, request: RunRequest) {
+        let cancel = Cancel::default();
+        let mut job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((running, _)) = *job {
+            let message = format!("job {running} is still running");
+            return self.fail(request.id, FailureClass::Bug, message);
+        }
+        *job = Some((request.id, cancel.clone()));
+        drop(job);
+        scope.spawn(move || self.work(&request, &cancel));
+    }
+
+    /// Asks the job to stop: the one with this id, or whichever.
+    fn cancel(&self, id: Option<u64>) {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((running, cancel)) = job.as_ref()
+            && id.is_none_or(|id| id == *running)
+        {
+            cancel.request();
+        }
+    }
+
+    fn work(&self, request: &RunRequest, cancel: &Cancel) {
+        let run = || self.run(request, cancel);
+        let panicked = |_| Err(StageError::Bug("the stage panicked; its log says where".into()));
+        let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(panicked);
+        // free before the engine hears of the end, since it may send the next job at once
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let id = request.id;
+        match result {
+            Ok(outcome) => {
+                for metric in &outcome.metrics {
+                    self.send(&Reply::Metric { id, metric: WireMetric::from(metric) });
+                }
+                self.send(&Reply::Done { id, artifact: Some(outcome.artifact) });
+            }
+            Err(error) => self.report(id, &error),
+        }
+    }
+
+    fn run(&self, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, StageError> {
+        let stage = self.stage(&request.stage)?;
+        let params = params_from_json(&stage.spec().schema, &request.params).map_err(StageError::bug)?;
+        let no_store = || StageError::Bug("this worker needs the path of the store".into());
+        let store = self.store(Path::new(request.store.as_deref().ok_or_else(no_store)?))?;
+        let inputs = request.inputs.iter().map(|(port, input)| {
+            let refs = input.refs.iter().map(|blob| blob.digest).collect();
+            let artifact =
+                Artifact { kind: ArtifactKind::new(input.kind.clone()), digest: input.digest, refs };
+            (port.clone(), artifact)
+        });
+        let sources: BTreeMap<String, Digest> =
+            request.sources.iter().map(|(name, blob)| (name.clone(), blob.digest)).collect();
+        let ctx = Context {
+            params: &params,
+            inputs: &inputs.collect(),
+            sources: &sources,
+            store: &store,
+            events: &Events { server: self, id: request.id },
+            cancel,
+            device: &request.device,
+        };
+        stage.run(&ctx)
+    }
+
+    fn store(&self, root: &Path) -> Result<Store, StageError> {
+        let mut known = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((path, store)) = known.as_ref()
+            && path == root
+        {
+            return Ok(store.clone());
+        }
+        let store = Store::open(root)?;
+        *known = Some((root.to_owned(), store.clone()));
+        Ok(store)
+    }
+
+    fn report(&self, id: u64, error: &StageError) {
+        match FailureClass::of(error) {
+            None => self.send(&Reply::Cancelled { id }),
+            Some((class, message)) => self.fail(id, class, message),
+        }
+    }
+
+    fn fail(&self, id: u64, class: FailureClass, message: String) {
+        self.send(&Reply::Error { id: Some(id), class, message });
+    }
+}
+
+/// Passes a stage's events on.
+struct Events<'a, 'r, W> {
+    server: &'a Server<'r, W>,
+    id: u64,
+}
+
+impl<W: Write + Send> EventSink for Events<'_, '_, W> {
+    fn emit(&self, event: StageEvent) {
+        let id = self.id;
+        self.server.send(&match event {
+            StageEvent::Progress { done, total, what } => Reply::Progress { id, done, total, what },
+            StageEvent::Unit { name, cached } => Reply::Checkpoint { id, name, cached },
+            StageEvent::Log { message } => Reply::Log { id, message },
+        });
+    }
+}
