@@ -177,7 +177,8 @@ fn node(spec: &NodeSpec) -> NodeDoc {
             doc(FormDoc::Keyed, *required, props().collect(), choices.iter().map(choice).collect())
         }
         NodeForm::Named { value, .. } => {
-            let params = std::iter::once(param(format!("{}.NAME", spec.name), value)).chain(props()).collect();
+            let params =
+                std::iter::once(param(format!("{}.NAME", spec.name), value)).chain(props()).collect();
             doc(FormDoc::Named, value.required, params, Vec::new())
         }
     }

@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use qpipe_cache::Store;
-use qpipe_engine::exec::{Exec, Machine};
+use qpipe_engine::exec::Exec;
 use qpipe_engine::graph::Study;
 use qpipe_engine::manifest::{LoadOptions, ManifestErrors, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{
     How, NodeResult, RunEvent, RunEventKind, RunOptions, RunOutcome, RunResult, metrics, run,
 };
+use qpipe_engine::worker::Machine;
 use qpipe_engine::worker::files::Files;
 use qpipe_sdk::{Cancel, Metric, StageEvent, StageRegistry};
 
 fn registry() -> StageRegistry {
-    StageRegistry::default().with(Box::new(Exec::new(Machine { search: std::env::var_os("PATH") })))
+    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
+    StageRegistry::default().with(Box::new(Exec::new(Machine::new(path, &std::env::temp_dir()))))
 }
 
 fn load(path: &Path, text: &str) -> Result<Study, ManifestErrors> {

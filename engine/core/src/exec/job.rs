@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use qpipe_sdk::{Artifact, ArtifactKind, Context, Source, SourceData, StageError};
 
-use super::Machine;
 use super::spec::{INPUT, variables};
+use crate::worker::Machine;
 use crate::worker::files::{Files, place_blob};
 use crate::worker::scratch::Scratch;
 
@@ -22,9 +22,6 @@ use crate::worker::scratch::Scratch;
 const MAX_FILES: usize = 10_000;
 /// Deepest folder within an input folder.
 const MAX_DEPTH: usize = 32;
-
-/// Variables that say the same everywhere. `env` can replace them.
-const FIXED: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("TZ", "UTC")];
 
 /// What a command reads, file by file: `input.NAME` for a file, `input.NAME/PATH` for each of a folder's.
 pub(super) fn sources(inputs: &[(&str, &Path)]) -> Result<Vec<Source>, StageError> {
@@ -87,10 +84,8 @@ impl Job {
         for (port, artifact) in ctx.inputs {
             place_artifact(ctx, artifact, &work.join(port.strip_prefix(INPUT).unwrap_or(port)))?;
         }
-        let mut env: Vec<(OsString, OsString)> =
-            vec![("HOME".into(), home.into()), ("TMPDIR".into(), tmp.into())];
-        env.extend(machine.search.iter().map(|search| ("PATH".into(), search.clone())));
-        env.extend(FIXED.map(|(name, value)| (name.into(), value.into())));
+        let mut env = machine.environment(home, tmp);
+        // the last of two values for one name counts
         env.extend(variables(ctx.params).into_iter().map(|(name, value)| (name.into(), value.into())));
         Ok(Self { scratch, work, env })
     }

@@ -16,7 +16,7 @@
 //!
 //! | enters the key | never enters the key |
 //! |---|---|
-//! | the command's words, and whether a shell reads them | where its program is found: `PATH` is the machine's |
+//! | the command's words, and whether a shell reads them | where things are: `PATH`, `LD_LIBRARY_PATH`, `CUDA_VISIBLE_DEVICES` |
 //! | inputs: name and content | inputs: where they lie |
 //! | `env`: names and values | every other variable: it is not there |
 //! | outputs: names and paths | the timeout |
@@ -35,20 +35,13 @@ mod metrics;
 mod run;
 mod spec;
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
 use qpipe_sdk::{Context, Outcome, Params, Source, Stage, StageError, StageSpec};
 
+use crate::worker::Machine;
 use crate::worker::launch::GRACE;
-
-/// What commands take from the machine, as whoever knows the process's environment says.
-#[derive(Clone, Debug, Default)]
-pub struct Machine {
-    /// `PATH`.
-    pub search: Option<OsString>,
-}
 
 /// The `exec` stage.
 pub struct Exec {

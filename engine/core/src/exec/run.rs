@@ -9,8 +9,9 @@ use qpipe_cache::Digest;
 use qpipe_sdk::{Context, Outcome, Params, StageError};
 
 use super::job::Job;
+use super::metrics;
 use super::spec::outputs;
-use super::{Machine, metrics};
+use crate::worker::Machine;
 use crate::worker::files::{Files, store_file};
 use crate::worker::launch::{Group, Launch, LaunchError, ending, find_program, tail};
 
@@ -53,7 +54,7 @@ fn launch(params: &Params, machine: &Machine, job: &Job) -> Result<Launch, Launc
     let name = argv.first().map_or("", String::as_str);
     // a `PATH` that the manifest sets counts
     let set = job.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-    let program = find_program(name, &job.work, set.or(machine.search.as_deref()))?;
+    let program = find_program(name, &job.work, set.or(machine.search()))?;
     Ok(Launch {
         program,
         args: argv.iter().skip(1).map(Into::into).collect(),

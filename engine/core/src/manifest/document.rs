@@ -6,6 +6,7 @@ use qpipe_sdk::{Stage, StageRegistry};
 
 use super::error::{Errors, ManifestError};
 use super::near::suggest;
+use super::plugin::is_loaded;
 use super::scope::{is_name, refuse_block};
 use super::syntax::{arguments, entry_span, header_span, key_span, name_span, properties};
 use crate::graph::Span;
@@ -14,7 +15,7 @@ use crate::graph::Span;
 const VERSION: i64 = 1;
 
 /// The nodes that are no stages.
-const SECTIONS: [&str; 9] =
+pub(super) const SECTIONS: [&str; 9] =
     ["qpipe", "vars", "ablate", "sweep", "run", "report", "include", "defaults", "plugin"];
 
 /// The nodes of a manifest, each in its place, not yet decoded.
@@ -68,6 +69,7 @@ impl<'t, 'r> Document<'t, 'r> {
             "ablate" | "sweep" | "run" => self.groups.push(node),
             "report" => set_once(&mut self.report, node, errors),
             "defaults" => set_once(&mut self.defaults, node, errors),
+            "plugin" if is_loaded(node, registry) => {}
             name @ "plugin" => not_supported(name, node, errors),
             kind => match registry.get(kind) {
                 Some(stage) => self.stages.push((node, stage)),

@@ -258,6 +258,16 @@ pub enum ManifestError {
         #[label("an input, not a parameter")]
         span: SourceSpan,
     },
+    #[error("plugin `{name}` cannot be used: {reason}")]
+    #[diagnostic(code(qpipe::manifest::plugin))]
+    Plugin {
+        name: String,
+        reason: String,
+        #[label("declared here")]
+        span: SourceSpan,
+        #[help]
+        help: Option<String>,
+    },
     #[error("{what} is not supported yet")]
     #[diagnostic(code(qpipe::manifest::not_supported))]
     NotSupported {

@@ -73,7 +73,7 @@ pub fn load_study(
 }
 
 /// The study's name and every node of the manifest and its includes.
-fn read_nodes(
+pub(super) fn read_nodes(
     text: &str,
     options: &LoadOptions<'_>,
     sources: &mut Sources,

@@ -26,6 +26,7 @@ mod lexer;
 mod load;
 mod named;
 mod near;
+mod plugin;
 mod policies;
 mod report;
 mod scope;
@@ -38,6 +39,7 @@ mod typed;
 pub use error::{ManifestError, ManifestErrors};
 pub use format::format;
 pub use load::{LoadOptions, load_study};
+pub use plugin::load_plugins;
 pub use syntax::MAX_BYTES;
 
 pub(crate) use error::Errors;

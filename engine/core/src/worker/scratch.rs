@@ -1,5 +1,4 @@
-//! Folders for one job each. They lie in the store's root, so that results move without being copied across file
-//! systems. A scratch folder is removed when its job ends; one whose process died is removed by the next job's: its
+//! Folders for one job each, in the store's root and so on its file system; and folders for one worker each. A scratch folder is removed when its job ends; one whose process died is removed by the next job's: its
 //! owner held a lock on it that death gave back.
 
 use std::fs::{self, File, TryLockError};
@@ -21,11 +20,15 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A new, empty folder.
+    /// A new, empty folder on the store's file system.
     pub fn new(store: &Store) -> Result<Self, StoreError> {
-        let root = store.root().join("scratch");
-        make(&root)?;
-        sweep(&root);
+        Self::within(&store.root().join("scratch"))
+    }
+
+    /// A new, empty folder in `root`, which belongs to such folders alone.
+    pub fn within(root: &Path) -> Result<Self, StoreError> {
+        make(root)?;
+        sweep(root);
         let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let (path, lock) = (root.join(&name), root.join(format!("{name}.lock")));
         let io = |op| move |source, path: &Path| StoreError::Io { op, path: path.to_owned(), source };

@@ -1,0 +1,95 @@
+//! What can go wrong with a worker.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use qpipe_cache::StoreError;
+use qpipe_sdk::StageError;
+use qpipe_sdk::protocol::{DescribeError, FailureClass, LineError, WireError};
+
+use super::files::FilesError;
+use super::launch::{LaunchError, ending};
+
+/// Why a worker did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("the worker did not answer `{question}` within {} s", after.as_secs_f64())]
+    NoAnswer { question: &'static str, after: Duration },
+    #[error("the worker speaks qstage {found}, this program speaks {}", qpipe_sdk::protocol::PROTOCOL)]
+    Version { found: u32 },
+    /// It wrote something that is no message.
+    #[error("the worker broke the protocol: {0}")]
+    Line(LineError),
+    #[error("the worker broke the protocol: it said `{word}` {at}")]
+    Unexpected { word: &'static str, at: &'static str },
+    #[error("the worker broke the protocol: it spoke of job {found} during job {expected}")]
+    WrongId { expected: u64, found: u64 },
+    #[error("the worker refused to talk: {message}")]
+    Refused { message: String },
+    #[error("a request does not fit into a message: {0}")]
+    Request(LineError),
+    /// Its output ended within the conversation; the process is not looked at yet.
+    #[error("the worker hung up")]
+    HungUp,
+    #[error("the worker was lost: {}{}", ending(*status), quoted(said))]
+    Lost { status: ExitStatus, said: String },
+    #[error("the worker was lost: no sign of life for {} s", after.as_secs_f64())]
+    Silent { after: Duration },
+    #[error("the worker was stopped after its timeout of {} s", after.as_secs_f64())]
+    TimedOut { after: Duration },
+    #[error("{message}")]
+    Failed { class: FailureClass, message: String },
+    #[error("stopped on request")]
+    Cancelled,
+    #[error("the worker has no stage type `{kind}`{}", listed(known))]
+    NoStage { kind: String, known: Vec<String> },
+    #[error("the stage type it describes cannot be used: {0}")]
+    Describe(#[from] DescribeError),
+    #[error("a stage that measures must say what it measured on: its worker needs the capability `key`")]
+    Unfingerprinted,
+    #[error(transparent)]
+    Params(#[from] WireError),
+    #[error("the worker made the output `{name}`, which it never declared")]
+    Undeclared { name: String },
+    #[error("the worker made the output `{name}` twice")]
+    Repeated { name: String },
+    #[error("the worker ended its job without the output `{name}`")]
+    MissingOutput { name: String },
+    #[error("the worker's artifact cannot be used: {reason}")]
+    Artifact { reason: String },
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<WorkerError> for StageError {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::Cancelled => Self::Cancelled,
+            WorkerError::Store(error) => Self::Store(error),
+            WorkerError::Files(error) => error.into(),
+            WorkerError::Failed { class, message } => class.error(message),
+            WorkerError::Launch(LaunchError::Start { .. })
+            | WorkerError::NoAnswer { .. }
+            | WorkerError::HungUp
+            | WorkerError::Lost { .. }
+            | WorkerError::Silent { .. } => Self::Transient(error.to_string()),
+            WorkerError::Launch(_) | WorkerError::TimedOut { .. } | WorkerError::Params(_) => {
+                Self::Config(error.to_string())
+            }
+            _ => Self::Bug(error.to_string()),
+        }
+    }
+}
+
+fn quoted(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!("\n{said}") }
+}
+
+fn listed(known: &[String]) -> String {
+    let known: Vec<String> = known.iter().map(|kind| format!("`{kind}`")).collect();
+    if known.is_empty() { String::new() } else { format!(", only {}", known.join(", ")) }
+}

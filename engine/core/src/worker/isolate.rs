@@ -1,0 +1,76 @@
+//! A built-in stage in a process of its own. Declaration, rules and sources are the stage's, here; only `run` happens
+//! in a worker of the same program, which opens the same store. So a crashed kernel, a sticky device error or the
+//! kernel's out-of-memory killer ends one worker and one node, never the run.
+
+use std::sync::Arc;
+
+use qpipe_sdk::protocol::Capability;
+use qpipe_sdk::{Artifact, Context, Outcome, Params, Source, Stage, StageError, StageSpec};
+
+use super::error::WorkerError;
+use super::process::Pool;
+use super::request::{request, text};
+use super::scratch::Scratch;
+use super::session::Watch;
+
+/// A stage whose runs happen in the workers of a pool.
+pub struct Isolated {
+    stage: Box<dyn Stage>,
+    pool: Arc<Pool>,
+}
+
+impl Isolated {
+    /// `pool`: workers that serve a registry with this very stage.
+    pub fn new(stage: Box<dyn Stage>, pool: Arc<Pool>) -> Self {
+        Self { stage, pool }
+    }
+
+    fn work(&self, ctx: &Context<'_>) -> Result<Outcome, WorkerError> {
+        let scratch = Scratch::new(ctx.store)?;
+        let mut request = request(ctx, self.stage.spec().kind, scratch.path(), None)?;
+        request.store = Some(text(ctx.store.root())?);
+        let watch = Watch { events: ctx.events, cancel: ctx.cancel, outputs: None };
+        let finished = self.pool.with(|worker| {
+            worker.ask(|session| {
+                let cannot = || WorkerError::Artifact { reason: "the worker cannot commit".into() };
+                session.can(Capability::Store).then_some(()).ok_or_else(cannot)
+            })?;
+            worker.run(request, &watch)
+        })?;
+        let no_artifact = || WorkerError::Artifact { reason: "there is none".into() };
+        let artifact = finished.artifact.ok_or_else(no_artifact)?;
+        check(ctx, &artifact)?;
+        Ok(Outcome { artifact, metrics: finished.metrics })
+    }
+}
+
+/// Everything it refers to must be there.
+fn check(ctx: &Context<'_>, artifact: &Artifact) -> Result<(), WorkerError> {
+    for digest in &artifact.refs {
+        let gone = |fault: qpipe_cache::BlobFault| WorkerError::Artifact { reason: fault.to_string() };
+        ctx.store.contains(digest).map_err(gone)?;
+    }
+    Ok(())
+}
+
+impl Stage for Isolated {
+    fn spec(&self) -> &StageSpec {
+        self.stage.spec()
+    }
+
+    fn check(&self, params: &Params) -> Vec<(String, String)> {
+        self.stage.check(params)
+    }
+
+    fn sources(&self, params: &Params) -> Result<Vec<Source>, StageError> {
+        self.stage.sources(params)
+    }
+
+    fn numerics(&self, params: &Params) -> Option<String> {
+        self.stage.numerics(params)
+    }
+
+    fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
+        Ok(self.work(ctx)?)
+    }
+}

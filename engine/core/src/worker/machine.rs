@@ -1,0 +1,44 @@
+//! What commands and workers take from the machine. Whoever knows the process's environment (the program) hands it
+//! over; nothing here reads it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+/// Variables that say where things are on this machine. They never enter a key.
+const LOCATIONS: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+
+/// Variables that say the same on every machine.
+const FIXED: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("TZ", "UTC")];
+
+/// A machine's environment, as far as processes of the engine may see it.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    locations: Vec<(OsString, OsString)>,
+    /// Where folders of workers lie.
+    temp: PathBuf,
+}
+
+impl Machine {
+    /// The machine of a process with these variables; `temp` is a folder for temporary files.
+    pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>, temp: &Path) -> Self {
+        let is_location = |(name, _): &(OsString, OsString)| LOCATIONS.iter().any(|known| name == known);
+        let mine = format!("qpipe-{}", rustix::process::getuid().as_raw());
+        Self { locations: variables.into_iter().filter(is_location).collect(), temp: temp.join(mine) }
+    }
+
+    /// `PATH`.
+    pub fn search(&self) -> Option<&OsStr> {
+        self.locations.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str())
+    }
+
+    pub(crate) fn temp(&self) -> &Path {
+        &self.temp
+    }
+
+    /// The environment of a process with these folders of its own.
+    pub(crate) fn environment(&self, home: PathBuf, tmp: PathBuf) -> Vec<(OsString, OsString)> {
+        let fixed = FIXED.map(|(name, value)| (name.into(), value.into()));
+        let own = [("HOME".into(), home.into()), ("TMPDIR".into(), tmp.into())];
+        self.locations.iter().cloned().chain(fixed).chain(own).collect()
+    }
+}

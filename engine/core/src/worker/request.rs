@@ -1,0 +1,75 @@
+//! A stage's context as a request to a worker.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use qpipe_cache::{Digest, Store};
+use qpipe_sdk::protocol::wire::params_to_json;
+use qpipe_sdk::protocol::{RunRequest, WireBlob, WireError, WireInput};
+use qpipe_sdk::{Artifact, ArtifactKind, Context, Params, Value};
+
+use super::error::WorkerError;
+use super::files::Files;
+
+/// The request of a stage's run. `inputs` is where `files` artifacts are laid out; without it every input's path is
+/// that of its root blob.
+pub(super) fn request(
+    ctx: &Context<'_>,
+    kind: &str,
+    scratch: &Path,
+    inputs: Option<&Path>,
+) -> Result<RunRequest, WorkerError> {
+    let mut told = BTreeMap::new();
+    for (port, artifact) in ctx.inputs {
+        told.insert(port.clone(), input(ctx.store, port, artifact, inputs)?);
+    }
+    let sources = ctx.sources.iter().map(|(name, digest)| Ok((name.clone(), blob(ctx.store, digest)?)));
+    Ok(RunRequest {
+        id: 0,
+        stage: kind.to_owned(),
+        params: params_to_json(&with_content(ctx)?)?,
+        inputs: told,
+        sources: sources.collect::<Result<_, WorkerError>>()?,
+        scratch: text(scratch)?,
+        device: ctx.device.to_owned(),
+        store: None,
+    })
+}
+
+/// The parameters, each file at the place of the content that was hashed.
+fn with_content(ctx: &Context<'_>) -> Result<Params, WorkerError> {
+    let mut params = ctx.params.clone();
+    for (path, value) in &mut params.0 {
+        if let (Value::File(file), Some(digest)) = (value, ctx.sources.get(path)) {
+            *file = ctx.store.blob_path(digest)?;
+        }
+    }
+    Ok(params)
+}
+
+fn input(
+    store: &Store,
+    port: &str,
+    artifact: &Artifact,
+    inputs: Option<&Path>,
+) -> Result<WireInput, WorkerError> {
+    let path = match inputs.filter(|_| artifact.kind.0 == ArtifactKind::FILES) {
+        Some(folder) => {
+            let to = folder.join(port);
+            Files::read(store, &artifact.digest)?.place(store, &to)?;
+            text(&to)?
+        }
+        None => text(&store.blob_path(&artifact.digest)?)?,
+    };
+    let refs = artifact.refs.iter().map(|digest| blob(store, digest)).collect::<Result<_, _>>()?;
+    Ok(WireInput { kind: artifact.kind.0.clone(), digest: artifact.digest, path, refs })
+}
+
+fn blob(store: &Store, digest: &Digest) -> Result<WireBlob, WorkerError> {
+    Ok(WireBlob { digest: *digest, path: text(&store.blob_path(digest)?)? })
+}
+
+pub(super) fn text(path: &Path) -> Result<String, WorkerError> {
+    let not_utf8 = || WireError::NotUtf8 { path: path.display().to_string() };
+    Ok(path.to_str().ok_or_else(not_utf8)?.to_owned())
+}
