@@ -1,0 +1,305 @@
+//! Plugins: stages in Python, over a real store; and every way in which a worker can go wrong.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use qpipe_cache::Store;
+use qpipe_engine::graph::Study;
+use qpipe_engine::manifest::{LoadOptions, load_plugins, load_study};
+use qpipe_engine::plan::{NodeState, PlanOptions, plan};
+use qpipe_engine::run::{FailureMode, How, NodeResult, RunOptions, RunOutcome, RunResult, metrics, run};
+use qpipe_engine::worker::files::Files;
+use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
+use qpipe_sdk::{Cancel, ErrorClass, StageRegistry};
+
+fn plugins() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("tests/plugins")
+}
+
+struct Lab {
+    dir: tempfile::TempDir,
+    store: Store,
+    machine: Machine,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
+        let machine = Machine::new(path, &dir.path().join("temp"));
+        for name in ["tally.py", "faulty.py"] {
+            fs::copy(plugins().join(name), dir.path().join(name)).unwrap();
+        }
+        Self { dir, store, machine }
+    }
+
+    fn file(&self, name: &str, text: &str) {
+        fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
+    fn load(&self, text: &str) -> Result<(Study, StageRegistry), String> {
+        let (path, text) = (self.dir.path().join("lab.kdl"), format!("qpipe 1 name=lab\n{text}"));
+        let (options, none) = (LoadOptions::default(), StageRegistry::default());
+        let told = |errors: qpipe_engine::manifest::ManifestErrors| {
+            errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        let registry = load_plugins(&path, &text, &options, &none, &self.machine).map_err(told)?;
+        let study = load_study(&path, &text, &options, &registry).map_err(told)?;
+        Ok((study, registry))
+    }
+
+    fn run_with(&self, study: &Study, registry: &StageRegistry, options: &RunOptions) -> RunResult {
+        let plan = plan(study, registry, &self.store, &PlanOptions::default()).unwrap();
+        run(study, &plan, registry, &self.store, options, &mut ())
+    }
+
+    fn run(&self, text: &str) -> RunResult {
+        let (study, registry) = self.load(text).unwrap();
+        self.run_with(&study, &registry, &RunOptions::default())
+    }
+
+    fn output(&self, result: &NodeResult, name: &str) -> String {
+        let files = Files::read(&self.store, &result.record().expect("done").outputs["out"].digest).unwrap();
+        let (_, entry) = files.entries().find(|(path, _)| path == Path::new(name)).unwrap();
+        String::from_utf8(self.store.read(&entry.digest).unwrap()).unwrap()
+    }
+
+    /// A registry with the faulty plugin alone.
+    fn faulty(&self, args: &[&str], limits: Limits) -> Result<StageRegistry, WorkerError> {
+        let plugin = PluginCommand {
+            kind: "faulty".into(),
+            command: Some("python3".into()),
+            file: Some(self.dir.path().join("faulty.py")),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            limits,
+        };
+        Ok(StageRegistry::default().with(Box::new(PluginStage::start(&plugin, &self.machine)?)))
+    }
+
+    fn faulty_study(&self, registry: &StageRegistry, how: &[&str]) -> Study {
+        let stage = |(at, how): (usize, &&str)| format!("faulty s{at} {{\n how \"{how}\"\n}}\n");
+        let stages: String = how.iter().enumerate().map(stage).collect();
+        let text = format!("qpipe 1 name=lab\n{stages}");
+        load_study(&self.dir.path().join("f.kdl"), &text, &LoadOptions::default(), registry).unwrap()
+    }
+
+    /// How a faulty stage fails.
+    fn fault(&self, registry: &StageRegistry, how: &str) -> (ErrorClass, String) {
+        let result = self.run_with(&self.faulty_study(registry, &[how]), registry, &RunOptions::default());
+        let (_, class, message) = result.failures().next().expect("it fails");
+        (class, message.to_owned())
+    }
+}
+
+fn hows(result: &RunResult) -> String {
+    let letter = |node: &NodeResult| match node {
+        NodeResult::Done { how: How::Ran, .. } => 'r',
+        NodeResult::Done { how: How::Cached, .. } => 'c',
+        NodeResult::Failed { .. } => 'F',
+        NodeResult::Skipped { .. } => 's',
+        NodeResult::Stopped => '.',
+    };
+    result.nodes.iter().map(letter).collect()
+}
+
+const TALLY: &str = r#"
+plugin tally command="python3" "tally.py"
+tally words {
+    text "a.txt"
+    top 2
+}
+tally all {
+    text "b.txt"
+    also words
+}
+"#;
+
+#[test]
+fn a_plugin_s_stage_is_a_stage_like_any_other() {
+    let lab = Lab::new();
+    lab.file("a.txt", "b a b c a b");
+    lab.file("b.txt", "z");
+    let result = lab.run(TALLY);
+    assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Done, "rr"), "{result:?}");
+    assert_eq!(lab.output(&result.nodes[0], "table"), "b\t3\na\t2\n");
+    assert_eq!(lab.output(&result.nodes[1], "table"), "a\t1\nb\t1\nz\t1\n");
+    let metric = &metrics::decode(&result.nodes[0].record().unwrap().metrics).unwrap()[0];
+    assert!(metric.name == "distinct" && (metric.value - 3.0).abs() < f64::EPSILON && metric.headline);
+
+    assert_eq!(hows(&lab.run(TALLY)), "cc");
+    assert_eq!(hows(&lab.run(&TALLY.replace("top 2", "top 3"))), "rr");
+    lab.file("a.txt", "a b b a b c c");
+    assert_eq!(hows(&lab.run(TALLY)), "rc", "another text with the same table");
+    assert!(fs::read_dir(lab.dir.path().join("store/scratch")).unwrap().next().is_none());
+}
+
+#[test]
+fn a_plugin_s_program_is_part_of_the_key() {
+    let lab = Lab::new();
+    lab.file("a.txt", "b a");
+    lab.file("b.txt", "z");
+    assert_eq!(hows(&lab.run(TALLY)), "rr");
+    let script = fs::read_to_string(lab.dir.path().join("tally.py")).unwrap();
+    lab.file("tally.py", &script.replace("[a-z]+", "[a-z]"));
+    let (study, registry) = lab.load(TALLY).unwrap();
+    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
+    let NodeState::Miss { reasons, .. } = &planned.nodes[0].state else { panic!("a hit") };
+    assert!(reasons[0].to_string().starts_with("source `plugin:script` has other content"), "{}", reasons[0]);
+    lab.file("tally.py", &script.replace("\"semantics\": 1", "\"semantics\": 2"));
+    let (study, registry) = lab.load(TALLY).unwrap();
+    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
+    let NodeState::Miss { reasons, .. } = &planned.nodes[0].state else { panic!("a hit") };
+    assert!(
+        reasons.iter().any(|r| r.to_string() == "semantics of `tally` raised from 1 to 2"),
+        "{reasons:?}"
+    );
+}
+
+#[test]
+fn a_plugin_s_declaration_checks_the_manifest() {
+    let lab = Lab::new();
+    let told = |from: &str, to: &str| lab.load(&TALLY.replace(from, to)).err().unwrap_or_default();
+    assert_eq!(told("top 2", "top 0"), "`top` takes an integer ≥ 1; 0 is out of range");
+    assert_eq!(told("top 2", "tops 2"), "unknown `tops` in `tally`");
+    assert_eq!(told("    text \"a.txt\"\n", ""), "stage `words` needs `text`");
+    let missing = told("\"tally.py\"", "\"nowhere.py\"");
+    assert!(
+        missing.starts_with("plugin `tally` cannot be used: the worker was lost: exit status 2"),
+        "{missing}"
+    );
+    assert!(missing.contains("nowhere.py"), "what it said is told: {missing}");
+    assert_eq!(
+        told("\"python3\"", "\"no-python\""),
+        "plugin `tally` cannot be used: there is no program `no-python` on the search path"
+    );
+    assert_eq!(
+        told("plugin tally", "plugin count"),
+        "plugin `count` cannot be used: the worker has no stage type `count`, only `tally`"
+    );
+    assert_eq!(
+        told("plugin tally", "plugin vars"),
+        "plugin `vars` cannot be used: a section of the language has this name"
+    );
+    assert!(told("command=", "comand=").contains("`plugin` has no property `comand`"));
+    assert_eq!(told("\"tally.py\"", "\"tally.py\" timeout=0"), "a timeout is a number of seconds above 0");
+}
+
+#[test]
+fn a_worker_that_is_killed_costs_one_node() {
+    let lab = Lab::new();
+    let registry = lab.faulty(&[], Limits::default()).unwrap();
+    let study = lab.faulty_study(&registry, &["fine", "kill", "well", "exit"]);
+    let options = RunOptions { failure: FailureMode::KeepGoing, ..RunOptions::default() };
+    let result = lab.run_with(&study, &registry, &options);
+    assert_eq!(hows(&result), "rFrF", "{result:?}");
+    let failures: Vec<_> = result.failures().map(|(_, class, message)| (class, message)).collect();
+    assert_eq!(failures[0], (ErrorClass::Transient, "the worker was lost: killed by signal 9\nabout to go"));
+    assert_eq!(failures[1], (ErrorClass::Transient, "the worker was lost: exit status 1\nno device"));
+    let (class, message) = lab.fault(&registry, "orphan");
+    assert_eq!((class, message.as_str()), (ErrorClass::Transient, "the worker was lost: killed by signal 9"));
+}
+
+#[test]
+fn a_worker_is_used_again() {
+    let lab = Lab::new();
+    let registry = lab.faulty(&[], Limits::default()).unwrap();
+    let study = lab.faulty_study(&registry, &["one", "two"]);
+    let result = lab.run_with(&study, &registry, &RunOptions::default());
+    assert_eq!(
+        lab.output(&result.nodes[0], "out"),
+        lab.output(&result.nodes[1], "out"),
+        "one process did both"
+    );
+}
+
+#[test]
+fn what_breaks_the_protocol_is_a_typed_error() {
+    let lab = Lab::new();
+    let registry = lab.faulty(&[], Limits::default()).unwrap();
+    let bug = |how: &str| {
+        let (class, message) = lab.fault(&registry, how);
+        assert_eq!(class, ErrorClass::Bug, "{message}");
+        message
+    };
+    assert!(
+        bug("garbage").starts_with("the worker broke the protocol: this is no JSON: `Loading weights: 100%`")
+    );
+    assert_eq!(bug("long"), "the worker broke the protocol: a line is longer than 1048576 bytes");
+    assert_eq!(bug("unknown"), "the worker broke the protocol: there is no message of type `dance`");
+    assert!(bug("job").starts_with("the worker broke the protocol: it spoke of job "));
+    assert_eq!(bug("undeclared"), "the worker made the output `surprise`, which it never declared");
+    assert_eq!(bug("twice"), "the worker made the output `out` twice");
+    assert_eq!(bug("missing"), "the worker ended its job without the output `out`");
+    assert_eq!(bug("absent"), "output `out` is missing: there is no `out`");
+    assert!(bug("outside").contains("leads out of the working folder"));
+}
+
+#[test]
+fn the_classes_of_failures_arrive() {
+    let lab = Lab::new();
+    let registry = lab.faulty(&[], Limits::default()).unwrap();
+    assert_eq!(lab.fault(&registry, "config"), (ErrorClass::Config, "a case of config".into()));
+    assert_eq!(lab.fault(&registry, "transient"), (ErrorClass::Transient, "a case of transient".into()));
+    assert_eq!(lab.fault(&registry, "bug"), (ErrorClass::Bug, "a case of bug".into()));
+    assert!(lab.fault(&registry, "oom-device").1.contains("a case of oom-device"));
+    assert_eq!(lab.fault(&registry, "oom-host").0, ErrorClass::OomHost);
+}
+
+#[test]
+fn a_hang_is_noticed() {
+    let lab = Lab::new();
+    let short = Duration::from_millis(300);
+    let clock = Instant::now();
+    let bounded = lab.faulty(&[], Limits { job: Some(short), ..Limits::default() }).unwrap();
+    let (class, message) = lab.fault(&bounded, "hang");
+    assert_eq!(
+        (class, message.as_str()),
+        (ErrorClass::Config, "the worker was stopped after its timeout of 0.3 s")
+    );
+
+    // a worker that beats is lost when it stops beating, however long its jobs may take
+    let heartbeat = Duration::from_millis(20);
+    let beating =
+        lab.faulty(&["alive"], Limits { silence: Duration::from_secs(1), heartbeat, ..Limits::default() });
+    let beating = beating.unwrap();
+    let (class, message) = lab.fault(&beating, "freeze");
+    assert_eq!(
+        (class, message.as_str()),
+        (ErrorClass::Transient, "the worker was lost: no sign of life for 1 s")
+    );
+    assert!(clock.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_worker_that_does_not_say_hello_is_none() {
+    let lab = Lab::new();
+    let limits = Limits { hello: Duration::from_millis(300), ..Limits::default() };
+    let mute = lab.faulty(&["mute"], limits).err().unwrap();
+    assert!(matches!(mute, WorkerError::NoAnswer { question: "hello", .. }), "{mute}");
+    let newer = lab.faulty(&["newer"], Limits::default()).err().unwrap();
+    assert!(matches!(newer, WorkerError::Version { found: 2 }), "{newer}");
+}
+
+#[test]
+fn a_request_to_stop_ends_a_job_also_of_a_worker_that_will_not() {
+    for how in ["hang", "deaf"] {
+        let lab = Lab::new();
+        let limits = Limits { grace: Duration::from_millis(300), ..Limits::default() };
+        let registry = lab.faulty(&[], limits).unwrap();
+        let study = lab.faulty_study(&registry, &[how]);
+        let (cancel, clock) = (Cancel::default(), Instant::now());
+        let options = RunOptions { cancel: cancel.clone(), ..RunOptions::default() };
+        let result = std::thread::scope(|scope| {
+            let running = scope.spawn(|| lab.run_with(&study, &registry, &options));
+            std::thread::sleep(Duration::from_millis(500));
+            cancel.request();
+            running.join().unwrap()
+        });
+        assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Cancelled, "."), "{how}");
+        assert!(clock.elapsed() < Duration::from_secs(20));
+    }
+}
