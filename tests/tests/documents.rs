@@ -8,7 +8,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use qpipe_engine::exec::with_exec;
 use qpipe_engine::manifest::{LoadOptions, load_study};
+use qpipe_engine::worker::Machine;
 
 fn root() -> PathBuf {
     PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("..")
@@ -42,7 +44,8 @@ fn blocks(text: &str) -> Vec<String> {
 fn kdl_blocks_of_the_documents_are_valid_manifests() {
     let mut paths = Vec::new();
     documents(&root(), &mut paths);
-    let registry = qpipe_stages::registry();
+    let machine = Machine::new(std::env::vars_os(), &std::env::temp_dir());
+    let registry = with_exec(qpipe_stages::registry(), &machine);
     let files = |path: &Path| fs::read_to_string(path);
     let options = LoadOptions { files: &files, ..LoadOptions::default() };
     let mut checked = 0;

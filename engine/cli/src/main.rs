@@ -1,7 +1,12 @@
-//! The program: the commands of [`qpipe_cli`] with the built-in stages.
+//! The program: the commands of [`qpipe_cli`] with the built-in stages and `exec`.
 
 use std::process::ExitCode;
 
+use qpipe_engine::exec::with_exec;
+use qpipe_engine::worker::Machine;
+
 fn main() -> ExitCode {
-    qpipe_cli::main_with(&qpipe_stages::registry(), std::env::args_os())
+    let machine = Machine::new(std::env::vars_os(), &std::env::temp_dir());
+    let registry = with_exec(qpipe_stages::registry(), &machine);
+    qpipe_cli::main_with(&registry, std::env::args_os())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use qpipe_cache::Store;
-use qpipe_engine::exec::Exec;
+use qpipe_engine::exec::with_exec;
 use qpipe_engine::graph::Study;
 use qpipe_engine::manifest::{LoadOptions, ManifestErrors, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
@@ -20,7 +20,7 @@ use qpipe_sdk::{Cancel, Metric, StageEvent, StageRegistry};
 
 fn registry() -> StageRegistry {
     let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-    StageRegistry::default().with(Box::new(Exec::new(Machine::new(path, &std::env::temp_dir()))))
+    with_exec(StageRegistry::default(), &Machine::new(path, &std::env::temp_dir()))
 }
 
 fn load(path: &Path, text: &str) -> Result<Study, ManifestErrors> {

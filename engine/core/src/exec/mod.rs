@@ -38,10 +38,16 @@ mod spec;
 use std::path::Path;
 use std::time::Duration;
 
-use qpipe_sdk::{Context, Outcome, Params, Source, Stage, StageError, StageSpec};
+use qpipe_sdk::{Context, Outcome, Params, Source, Stage, StageError, StageRegistry, StageSpec};
 
 use crate::worker::Machine;
 use crate::worker::launch::GRACE;
+
+/// The registry with `exec`.
+#[must_use]
+pub fn with_exec(registry: StageRegistry, machine: &Machine) -> StageRegistry {
+    registry.with(Box::new(Exec::new(machine.clone())))
+}
 
 /// The `exec` stage.
 pub struct Exec {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use qpipe_sdk::protocol::Capability;
-use qpipe_sdk::{Artifact, Context, Outcome, Params, Source, Stage, StageError, StageSpec};
+use qpipe_sdk::{Artifact, Context, Outcome, Params, Source, Stage, StageError, StageRegistry, StageSpec};
 
 use super::error::WorkerError;
 use super::process::Pool;
@@ -13,15 +13,23 @@ use super::request::{request, text};
 use super::scratch::Scratch;
 use super::session::Watch;
 
+/// The registry with stages of these types in workers of a pool, which serve the very same registry.
+#[must_use]
+pub fn isolate(registry: &StageRegistry, kinds: &[&str], pool: &Arc<Pool>) -> StageRegistry {
+    kinds.iter().filter_map(|kind| registry.shared(kind)).fold(registry.clone(), |registry, stage| {
+        registry.with(Box::new(Isolated::new(stage, Arc::clone(pool))))
+    })
+}
+
 /// A stage whose runs happen in the workers of a pool.
 pub struct Isolated {
-    stage: Box<dyn Stage>,
+    stage: Arc<dyn Stage>,
     pool: Arc<Pool>,
 }
 
 impl Isolated {
     /// `pool`: workers that serve a registry with this very stage.
-    pub fn new(stage: Box<dyn Stage>, pool: Arc<Pool>) -> Self {
+    pub fn new(stage: Arc<dyn Stage>, pool: Arc<Pool>) -> Self {
         Self { stage, pool }
     }
 

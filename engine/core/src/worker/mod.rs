@@ -26,7 +26,7 @@ pub mod scratch;
 pub mod session;
 
 pub use error::WorkerError;
-pub use isolate::Isolated;
+pub use isolate::{Isolated, isolate};
 pub use machine::Machine;
 pub use plugin::{PluginCommand, PluginStage};
 pub use process::{Pool, Worker, WorkerCommand};

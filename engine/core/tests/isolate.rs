@@ -1,0 +1,268 @@
+//! Built-in stages in worker processes of the same program, and the engine's side of the golden transcripts.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+#[path = "../../sdk/tests/transcript/mod.rs"]
+mod transcript;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use qpipe_cache::{Digest, KeyDoc, Store};
+use qpipe_engine::manifest::{LoadOptions, load_study};
+use qpipe_engine::plan::{PlanOptions, plan};
+use qpipe_engine::run::{FailureMode, NodeResult, RunOptions, RunResult, metrics, run};
+use qpipe_engine::worker::{Limits, Machine, Pool, Session, Watch, WorkerCommand, WorkerError, isolate};
+use qpipe_sdk::protocol::wire::params_from_json;
+use qpipe_sdk::protocol::{Capability, FailureClass, Request, RunRequest, decode, serve};
+use qpipe_sdk::{
+    Artifact, ArtifactKind, Better, Cancel, Context, Determinism, ErrorClass, EventSink, Metric, NodeSpec,
+    Outcome, ParamSpec, ParamType, Schema, Stage, StageError, StageEvent, StageRegistry, StageSpec,
+    UnitOutput, Value,
+};
+use transcript::{Side, Transcript};
+
+/// A stage that does what its parameter says, and tells the number of its process.
+struct Fragile(StageSpec);
+
+impl Fragile {
+    fn new() -> Self {
+        let mode = NodeSpec::value(ParamSpec::new("mode", ParamType::Text, "").required());
+        let rate = ParamSpec::new("rate", ParamType::Float { min: 0.0, max: 1.0 }, "");
+        Self(StageSpec {
+            kind: "fragile",
+            semantics: 1,
+            doc: "",
+            inputs: Vec::new(),
+            output: ArtifactKind::new("model"),
+            schema: Schema::new(vec![mode, NodeSpec::value(rate.default(Value::Float(1.0)))]),
+            determinism: Determinism::Exact,
+        })
+    }
+}
+
+impl Stage for Fragile {
+    fn spec(&self) -> &StageSpec {
+        &self.0
+    }
+
+    fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
+        let mode = ctx.params.text("mode").unwrap_or_default();
+        let unit = ctx.unit("half", &KeyDoc::new("fragile/half", 1).param("mode", mode), || {
+            let blob = ctx.store.put_bytes(mode.as_bytes())?;
+            Ok(UnitOutput { blobs: BTreeMap::from([("b".into(), blob)]), metrics: serde_json::Value::Null })
+        })?;
+        match mode {
+            "abort" => std::process::abort(),
+            "panic" => panic!("the kernel went wild"),
+            "memory" => return Err(StageError::OomHost("too much".into())),
+            _ => {}
+        }
+        assert_eq!(ctx.params.get("rate"), Some(&Value::Float(1.0)), "a number stays a number");
+        let pid = Metric::new("pid", f64::from(std::process::id()), "", Better::Neither);
+        Ok(Outcome { artifact: Artifact::single("model", unit.outputs["b"].digest), metrics: vec![pid] })
+    }
+}
+
+/// Runs as a worker process. Standard output belongs to the test harness, so the protocol's is stream 3.
+#[test]
+#[ignore = "the worker of the tests below"]
+fn worker() {
+    let registry = StageRegistry::default().with(Box::new(Fragile::new()));
+    let output = File::options().write(true).open("/dev/fd/3").unwrap();
+    serve(&registry, "test", io::stdin().lock(), output).unwrap();
+}
+
+fn isolated(dir: &tempfile::TempDir) -> StageRegistry {
+    let program = std::env::current_exe().unwrap();
+    let script = "exec 3>&1 >/dev/null; exec \"$@\"";
+    let mut args: Vec<std::ffi::OsString> = ["-c", script, "sh"].map(Into::into).into();
+    args.push(program.into());
+    args.extend(["--exact", "worker", "--ignored", "--nocapture"].map(Into::into));
+    let command = WorkerCommand { program: "/bin/sh".into(), args, env: Vec::new() };
+    let machine = Machine::new(None, &dir.path().join("temp"));
+    let pool = Arc::new(Pool::new(command, machine, Limits::default()));
+    isolate(&StageRegistry::default().with(Box::new(Fragile::new())), &["fragile"], &pool)
+}
+
+fn run_modes(dir: &tempfile::TempDir, modes: &[&str]) -> RunResult {
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let registry = isolated(dir);
+    let stage = |mode: &&str| format!("fragile {mode} {{\n mode \"{mode}\"\n}}\n");
+    let text = format!("qpipe 1 name=lab\n{}", modes.iter().map(stage).collect::<String>());
+    let study = load_study(&dir.path().join("i.kdl"), &text, &LoadOptions::default(), &registry).unwrap();
+    let plan = plan(&study, &registry, &store, &PlanOptions::default()).unwrap();
+    let options = RunOptions { failure: FailureMode::KeepGoing, ..RunOptions::default() };
+    run(&study, &plan, &registry, &store, &options, &mut ())
+}
+
+fn pid(result: &NodeResult) -> u32 {
+    metrics::decode(&result.record().expect("done").metrics).unwrap()[0].value as u32
+}
+
+#[test]
+fn a_crash_in_a_worker_costs_one_node_and_keeps_its_units() {
+    let dir = tempfile::tempdir().unwrap();
+    let result = run_modes(&dir, &["one", "two", "abort", "panic", "memory", "last"]);
+    assert_eq!(pid(&result.nodes[0]), pid(&result.nodes[1]), "a sound worker is used again");
+    assert_ne!(pid(&result.nodes[1]), std::process::id());
+    assert_ne!(pid(&result.nodes[1]), pid(&result.nodes[5]), "a broken one is not");
+    let failures: Vec<(ErrorClass, &str)> = result.failures().map(|(_, class, text)| (class, text)).collect();
+    assert_eq!(failures.len(), 3);
+    assert_eq!(failures[0].0, ErrorClass::Transient);
+    assert!(failures[0].1.starts_with("the worker was lost: killed by signal 6"), "{}", failures[0].1);
+    assert_eq!((failures[1].0, failures[2].0), (ErrorClass::Bug, ErrorClass::OomHost));
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let unit = KeyDoc::new("fragile/half", 1).param("mode", "abort").key();
+    assert!(matches!(store.lookup(&unit), qpipe_cache::Lookup::Hit(_)), "what it had committed is kept");
+}
+
+/// Keeps events.
+#[derive(Default)]
+struct Heard(Mutex<Vec<StageEvent>>);
+
+impl EventSink for Heard {
+    fn emit(&self, event: StageEvent) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+struct Stage1 {
+    transcript: Transcript,
+    scaled: Digest,
+}
+
+fn transcript(name: &str) -> Stage1 {
+    let scaled = Digest::of_bytes(b"scaled");
+    let names = BTreeMap::from([
+        ("ENGINE", concat!("qpipe ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("STORE", "/store".into()),
+        ("SCRATCH", "/scratch".into()),
+        ("INPUT", "/input".into()),
+        ("NOWHERE", "/nowhere".into()),
+        ("WEIGHTS", Digest::of_bytes(b"weights").to_string()),
+        ("SCALED", scaled.to_string()),
+    ]);
+    Stage1 { transcript: Transcript::read(name, &names), scaled }
+}
+
+impl Stage1 {
+    /// Talks to a worker that says the transcript's lines and checks ours.
+    fn talk(&self, engine: impl FnOnce(Session)) {
+        let (their_input, our_output) = io::pipe().unwrap();
+        let (our_input, mut their_output) = io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                self.transcript.play(Side::Worker, &mut BufReader::new(their_input), &mut their_output);
+            });
+            engine(Session::begin(BufReader::new(our_input), our_output, Limits::default()).unwrap());
+            worker.join().unwrap();
+        });
+    }
+
+    /// The transcript's jobs.
+    fn jobs(&self) -> Vec<RunRequest> {
+        let said = self.transcript.0.iter().filter(|(side, _)| *side == Side::Engine);
+        let requests = said.map(|(_, json)| decode::<Request>(json.to_string().as_bytes()).unwrap());
+        requests.filter_map(|r| if let Request::Run(job) = r { Some(job) } else { None }).collect()
+    }
+}
+
+fn params(factor: i64) -> BTreeMap<String, serde_json::Value> {
+    BTreeMap::from([("factor".to_owned(), factor.into())])
+}
+
+#[test]
+fn the_engine_keeps_to_the_transcript_of_work() {
+    let stage = transcript("work.txt");
+    stage.talk(|mut session| {
+        assert!(session.can(Capability::Store) && !session.can(Capability::Estimate));
+        let described = session.describe().unwrap()[0].understand().unwrap();
+        assert_eq!(described.spec.inputs[0].name, "model");
+        assert!(params_from_json(&described.spec.schema, &params(3)).is_ok());
+        assert_eq!(session.key("scale", params(3)).unwrap().numerics.as_deref(), Some("cpu"));
+        let (heard, cancel) = (Heard::default(), Cancel::default());
+        let watch = Watch { events: &heard, cancel: &cancel, outputs: None };
+        let done = session.run(stage.jobs()[0].clone(), &watch, &mut ()).unwrap();
+        assert_eq!(done.artifact, Some(Artifact::single("model", stage.scaled)));
+        assert_eq!(done.metrics[1].range, Some((0.0, f64::INFINITY)));
+        let unit = StageEvent::Unit { name: "scaled".into(), cached: false };
+        assert_eq!(heard.0.lock().unwrap()[1], unit);
+    });
+}
+
+#[test]
+fn the_engine_keeps_to_the_transcript_of_a_cancelled_job() {
+    /// Asks to stop at the first progress.
+    struct Stop(Cancel);
+    impl EventSink for Stop {
+        fn emit(&self, _event: StageEvent) {
+            self.0.request();
+        }
+    }
+    let stage = transcript("cancel.txt");
+    stage.talk(|mut session| {
+        let cancel = Cancel::default();
+        let stop = Stop(cancel.clone());
+        let watch = Watch { events: &stop, cancel: &cancel, outputs: None };
+        let ended = session.run(stage.jobs()[0].clone(), &watch, &mut ()).unwrap_err();
+        assert!(matches!(ended, WorkerError::Cancelled), "{ended}");
+        session.key("scale", params(1)).unwrap();
+    });
+}
+
+#[test]
+fn the_engine_keeps_to_the_transcript_of_failures() {
+    let stage = transcript("failure.txt");
+    stage.talk(|mut session| {
+        assert_eq!(session.key("scale", params(7)).unwrap().problems[0].message, "7 is no factor");
+        let class = |error| if let WorkerError::Failed { class, .. } = error { Some(class) } else { None };
+        assert_eq!(class(session.key("scale", params(10)).unwrap_err()), Some(FailureClass::Config));
+        let (cancel, jobs) = (Cancel::default(), stage.jobs());
+        let watch = Watch { events: &(), cancel: &cancel, outputs: None };
+        let of =
+            |session: &mut Session, job: &RunRequest| session.run(job.clone(), &watch, &mut ()).unwrap_err();
+        assert_eq!(class(of(&mut session, &jobs[0])), Some(FailureClass::OomHost));
+        assert_eq!(class(of(&mut session, &jobs[1])), Some(FailureClass::Config));
+    });
+}
+
+#[test]
+fn the_engine_keeps_to_the_transcript_of_a_plugin() {
+    let stage = transcript("plugin.txt");
+    stage.talk(|mut session| {
+        assert_eq!(session.describe().unwrap()[0].understand().unwrap().files[0].name, "table");
+        let (cancel, jobs) = (Cancel::default(), stage.jobs());
+        let watch = Watch { events: &(), cancel: &cancel, outputs: Some(&["table"]) };
+        let done = session.run(jobs[0].clone(), &watch, &mut ()).unwrap();
+        assert_eq!(done.outputs["table"], "table.tsv");
+        assert!(session.run(jobs[1].clone(), &watch, &mut ()).is_err());
+    });
+}
+
+#[test]
+fn the_python_plugin_keeps_to_the_transcript() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(dir.path().join("input"), "weights").unwrap();
+    let names = BTreeMap::from([
+        ("ENGINE", "qpipe".to_owned()),
+        ("SCRATCH", path("")),
+        ("INPUT", path("input")),
+        ("NOWHERE", path("nowhere")),
+        ("WEIGHTS", Digest::of_bytes(b"weights").to_string()),
+    ]);
+    let transcript = Transcript::read("plugin.txt", &names);
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    let script = std::path::Path::new(&root).join("tests/plugins/tally.py");
+    let mut plugin = Command::new("python3");
+    let mut plugin = plugin.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, output) = (plugin.stdin.take().unwrap(), plugin.stdout.take().unwrap());
+    transcript.play(Side::Engine, &mut BufReader::new(output), &mut input);
+    drop(input);
+    assert!(plugin.wait().unwrap().success(), "a plugin ends when the engine hangs up");
+    assert_eq!(std::fs::read_to_string(dir.path().join("table.tsv")).unwrap(), "weights\t1\n");
+}
