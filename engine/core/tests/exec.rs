@@ -264,6 +264,17 @@ fn a_missing_input_is_found_before_anything_runs() {
 }
 
 #[test]
+fn the_page_about_commands_shows_a_manifest_that_is_read() {
+    let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"));
+    let path = root.join("../../docs/exec.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (_, block) = text.split_once("```kdl\n").unwrap();
+    let study =
+        load(&path, block.split_once("```").unwrap().0).unwrap_or_else(|e| panic!("{:#?}", e.errors()));
+    assert_eq!(study.nodes.len(), 2);
+}
+
+#[test]
 fn the_shipped_pipeline_of_commands_runs() {
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"));
     let path = root.join("../../pipelines/words.kdl");

@@ -55,6 +55,8 @@ pub enum WorkerError {
     Undeclared { name: String },
     #[error("the worker made the output `{name}` twice")]
     Repeated { name: String },
+    #[error("the worker told more than {limit} metrics")]
+    TooManyMetrics { limit: usize },
     #[error("the worker ended its job without the output `{name}`")]
     MissingOutput { name: String },
     #[error("the worker's artifact cannot be used: {reason}")]

@@ -30,4 +30,4 @@ pub use isolate::{Isolated, isolate};
 pub use machine::Machine;
 pub use plugin::{PluginCommand, PluginStage};
 pub use process::{Pool, Worker, WorkerCommand};
-pub use session::{Finished, Limits, Session, Watch};
+pub use session::{Estimate, Finished, Limits, Session, Watch};

@@ -2,18 +2,17 @@
 //! looked for, hashed and stored here.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use qpipe_sdk::protocol::wire::params_to_json;
 use qpipe_sdk::protocol::{Capability, Described, Keyed, OutputFile};
 use qpipe_sdk::{
-    Artifact, ArtifactKind, Context, Determinism, Outcome, Params, Source, SourceData, Stage, StageError,
-    StageSpec,
+    Artifact, Context, Determinism, Outcome, Params, Source, SourceData, Stage, StageError, StageSpec,
 };
 
 use super::error::WorkerError;
-use super::files::{Files, is_inside, store_file};
+use super::files::{Files, resolve, store_file};
 use super::launch::find_program;
 use super::machine::Machine;
 use super::process::{Pool, WorkerCommand};
@@ -34,7 +33,6 @@ pub struct PluginCommand {
     /// Absolute path of the plugin's own file.
     pub file: Option<PathBuf>,
     pub args: Vec<String>,
-    /// Seconds that a job may take.
     pub limits: Limits,
 }
 
@@ -107,12 +105,7 @@ impl PluginStage {
         Ok(Outcome { artifact, metrics: finished.metrics })
     }
 
-    fn collect(
-        &self,
-        ctx: &Context<'_>,
-        work: &std::path::Path,
-        finished: &Finished,
-    ) -> Result<Artifact, WorkerError> {
+    fn collect(&self, ctx: &Context<'_>, work: &Path, finished: &Finished) -> Result<Artifact, WorkerError> {
         let missing = |name: &str| WorkerError::MissingOutput { name: name.to_owned() };
         let made = |file: &OutputFile| !file.required || finished.outputs.contains_key(&file.name);
         if let Some(file) = self.described.files.iter().find(|file| !made(file)) {
@@ -124,10 +117,8 @@ impl PluginStage {
             return files.commit(ctx.store).map_err(|e| WorkerError::Artifact { reason: e.to_string() });
         }
         let path = finished.outputs.get(ROOT).ok_or_else(|| missing(ROOT))?;
-        // checked like any other output, stored as the root itself
-        Files::collect(ctx.store, work, [(ROOT, path.as_str())])?;
-        let file = work.join(path);
-        if !is_inside(std::path::Path::new(path)) || !file.is_file() {
+        let file = resolve(work, ROOT, path)?;
+        if !file.is_file() {
             return Err(WorkerError::Artifact { reason: format!("`{path}` is not a file") });
         }
         let (digest, _) = store_file(ctx.store, &file)?;
@@ -137,7 +128,7 @@ impl PluginStage {
 
 /// The program of a plugin, and the file that it reads.
 fn program(plugin: &PluginCommand, machine: &Machine) -> Result<(PathBuf, Option<PathBuf>), WorkerError> {
-    let root = std::path::Path::new("/");
+    let root = Path::new("/");
     let find = |name: &str| find_program(name, root, machine.search());
     Ok(match (&plugin.command, &plugin.file) {
         (Some(command), file) => (find(command)?, file.clone()),
@@ -175,7 +166,6 @@ impl Stage for PluginStage {
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
-        debug_assert!(self.described.files.is_empty() != (self.spec().output.0 == ArtifactKind::FILES));
         Ok(self.work(ctx)?)
     }
 }

@@ -20,6 +20,8 @@ use super::launch::GRACE;
 
 /// How many replies may wait to be read.
 const BACKLOG: usize = 256;
+/// Most metrics of one job.
+const MAX_METRICS: usize = 10_000;
 /// How often a waiting engine looks at everything but the worker.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -54,6 +56,14 @@ impl Default for Limits {
             grace: GRACE,
         }
     }
+}
+
+/// What a worker says that a run would need.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    pub seconds: Option<f64>,
+    pub host_bytes: Option<u64>,
+    pub device_bytes: Option<u64>,
 }
 
 /// What a job has brought.
@@ -156,6 +166,17 @@ impl Session {
         let (id, stage) = (self.id(), stage.to_owned());
         match self.ask(&Request::Key { id, stage, params }, "key")? {
             Reply::Keyed(keyed) if keyed.id == id => Ok(keyed),
+            other => Err(no_answer(id, &other)),
+        }
+    }
+
+    /// What a run would need, as a worker with the capability `estimate` says.
+    pub fn estimate(&mut self, stage: &str, params: WireParams) -> Result<Estimate, WorkerError> {
+        let (id, stage) = (self.id(), stage.to_owned());
+        match self.ask(&Request::Estimate { id, stage, params }, "estimate")? {
+            Reply::Estimated { id: answered, seconds, host_bytes, device_bytes } if answered == id => {
+                Ok(Estimate { seconds, host_bytes, device_bytes })
+            }
             other => Err(no_answer(id, &other)),
         }
     }
@@ -295,6 +316,9 @@ impl Job {
             }
             Reply::Log { message, .. } => watch.events.emit(StageEvent::Log { message }),
             Reply::Checkpoint { name, cached, .. } => watch.events.emit(StageEvent::Unit { name, cached }),
+            Reply::Metric { .. } if self.finished.metrics.len() == MAX_METRICS => {
+                return Err(WorkerError::TooManyMetrics { limit: MAX_METRICS });
+            }
             Reply::Metric { metric, .. } => self.finished.metrics.push(metric.into()),
             Reply::Artifact { name, path, .. } => self.output(name, path, watch)?,
             Reply::Done { artifact, .. } => {
