@@ -101,7 +101,7 @@ fn hows(result: &RunResult) -> String {
         NodeResult::Done { how: How::Cached, .. } => 'c',
         NodeResult::Failed { .. } => 'F',
         NodeResult::Skipped { .. } => 's',
-        NodeResult::Stopped => '.',
+        NodeResult::Stopped | NodeResult::Unselected => '.',
     };
     result.nodes.iter().map(letter).collect()
 }
@@ -299,7 +299,7 @@ fn a_request_to_stop_ends_a_job_also_of_a_worker_that_will_not() {
             cancel.request();
             running.join().unwrap()
         });
-        assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Cancelled, "."), "{how}");
+        assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Interrupted, "."), "{how}");
         assert!(clock.elapsed() < Duration::from_secs(20));
     }
 }
