@@ -1,13 +1,16 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
+mod run;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use qpipe_cache::ActionKey;
-use qpipe_engine::run::FailureMode;
+
+pub use run::{Failure, Format, Gpus, RunArgs, SelectArgs, SlotArgs};
 
 /// Declarative pipelines for model-quantization studies.
 #[derive(Debug, Parser)]
@@ -18,6 +21,27 @@ pub struct Args {
     pub store: PathBuf,
     #[command(subcommand)]
     pub command: Command,
+    /// The whole line as a shell takes it, to say how a run is continued.
+    #[arg(skip)]
+    pub line: String,
+}
+
+impl Args {
+    /// Parses a line, the program's name first.
+    pub fn parse_line(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = line.into_iter().collect();
+        let quoted: Vec<String> = words.iter().map(|word| quoted(&word.to_string_lossy())).collect();
+        Ok(Self { line: quoted.join(" "), ..Self::try_parse_from(words)? })
+    }
+}
+
+/// A word of a shell's command line.
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./=:@%+,".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,24 +79,6 @@ pub struct StudyArgs {
     /// Override a variable (`samples=50`) or a parameter (`weights.scheme=fp4`); repeatable.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_and_value)]
     pub sets: Vec<(String, String)>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct RunArgs {
-    #[command(flatten)]
-    pub study: StudyArgs,
-    /// Run every node, also those whose results are in the store.
-    #[arg(long)]
-    pub force: bool,
-    /// What a failed stage means for the others; by default what the manifest says, or else fail-fast.
-    #[arg(long, value_enum, value_name = "MODE")]
-    pub failure: Option<Failure>,
-    /// How many nodes may run at once; every built-in stage uses all cores by itself.
-    #[arg(long, default_value_t = NonZeroUsize::MIN, value_name = "N")]
-    pub jobs: NonZeroUsize,
-    /// A table for a person, or the run's events as JSON lines.
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    pub format: Format,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -230,30 +236,6 @@ pub struct GcArgs {
     pub json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Failure {
-    /// Start nothing new.
-    FailFast,
-    /// Skip only what depends on the failed node.
-    #[value(alias = "skip-dependents")]
-    KeepGoing,
-}
-
-impl From<Failure> for FailureMode {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::FailFast => Self::FailFast,
-            Failure::KeepGoing => Self::KeepGoing,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Human,
-    Jsonl,
-}
-
 /// `30d`, `1h 30m`, `PT5M`; a day has 24 hours.
 fn time(text: &str) -> Result<Duration, String> {
     let span: jiff::Span = text.parse().map_err(|error: jiff::Error| error.to_string())?;
@@ -289,6 +271,13 @@ mod tests {
         let Command::Cache(CacheCommand::Gc(gc)) = parse("2GiB").unwrap().command else { panic!("it is gc") };
         assert_eq!(gc.max_size, Some(ByteSize::gib(2)));
         assert!(parse("much").is_err());
+    }
+
+    #[test]
+    fn a_line_can_be_given_to_a_shell_again() {
+        let line = ["qpipe", "run", "my study.kdl", "--set", "a.b=it's"].map(OsString::from);
+        let args = Args::parse_line(line).unwrap();
+        assert_eq!(args.line, r"qpipe run 'my study.kdl' --set 'a.b=it'\''s'");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use qpipe_cache::StoreError;
 use qpipe_engine::manifest::ManifestErrors;
 use qpipe_engine::plan::PlanError;
 use qpipe_engine::record::{ReadError, RecordError};
+use qpipe_engine::run::SelectError;
 use qpipe_sdk::ErrorClass;
 
 use crate::exit::Exit;
@@ -24,6 +25,9 @@ pub enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Plan(#[from] PlanError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Select(#[from] SelectError),
     #[error("no store at `{}`", path.display())]
     #[diagnostic(
         code(qpipe::cli::no_store),
@@ -94,6 +98,8 @@ impl CliError {
             | Self::NotFormatted { .. }
             | Self::WriteFile { .. } => Exit::Manifest,
             Self::UnknownCode { .. } | Self::UnknownStageType { .. } | Self::UnknownRun { .. } => Exit::Usage,
+            Self::Select(SelectError::Nothing) => Exit::Nothing,
+            Self::Select(_) => Exit::Usage,
             Self::Plan(error) => match error.class() {
                 ErrorClass::Config => Exit::Manifest,
                 class => Exit::of_failures(&[class]),

@@ -11,10 +11,12 @@ pub enum Exit {
     Ok,
     /// 1: a stage failed. Finished work is kept.
     StageFailed,
-    /// 2: the command line was not understood, or names a code, stage type or run that there is not.
+    /// 2: the command line was not understood, or names a code, stage, cell or run that there is not.
     Usage,
     /// 3: the manifest is missing, wrong or (`fmt --check`) not formatted, or names files that are missing.
     Manifest,
+    /// 5: the options select nothing.
+    Nothing,
     /// 6: the store cannot be used, or is damaged.
     Store,
     /// 7: no such device, or not enough memory.
@@ -30,6 +32,7 @@ impl Exit {
             Self::StageFailed => 1,
             Self::Usage => 2,
             Self::Manifest => 3,
+            Self::Nothing => 5,
             Self::Store => 6,
             Self::Resources => 7,
             Self::Signal(number) => 128_u8.saturating_add(number),
@@ -42,7 +45,7 @@ impl Exit {
         let any = |class| classes.contains(&class);
         if any(ErrorClass::Store) {
             Self::Store
-        } else if any(ErrorClass::Device) || any(ErrorClass::OomHost) {
+        } else if [ErrorClass::Device, ErrorClass::OomDevice, ErrorClass::OomHost].into_iter().any(any) {
             Self::Resources
         } else {
             Self::StageFailed
@@ -69,6 +72,26 @@ mod tests {
     fn the_failure_that_says_most_decides() {
         assert_eq!(Exit::of_failures(&[ErrorClass::Bug, ErrorClass::Store]), Exit::Store);
         assert_eq!(Exit::of_failures(&[ErrorClass::Config, ErrorClass::OomHost]), Exit::Resources);
-        assert_eq!(Exit::of_failures(&[ErrorClass::Config]), Exit::StageFailed);
+        assert_eq!(Exit::of_failures(&[ErrorClass::OomDevice]), Exit::Resources);
+        assert_eq!(Exit::of_failures(&[ErrorClass::Config, ErrorClass::Timeout]), Exit::StageFailed);
+    }
+
+    #[test]
+    fn every_exit_has_the_code_that_the_page_of_exit_codes_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/exit-codes.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (stage, signal) = (Exit::StageFailed, Exit::Signal(2));
+        for exit in [
+            Exit::Ok,
+            stage,
+            Exit::Usage,
+            Exit::Manifest,
+            Exit::Nothing,
+            Exit::Store,
+            Exit::Resources,
+            signal,
+        ] {
+            assert!(page.contains(&format!("\n| {} |", exit.code())), "{exit:?} is not on the page");
+        }
     }
 }

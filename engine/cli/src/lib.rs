@@ -8,6 +8,7 @@ pub mod args;
 pub mod commands;
 pub mod error;
 pub mod exit;
+mod machine;
 mod panics;
 pub mod printer;
 mod signals;
@@ -15,22 +16,27 @@ mod signals;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use qpipe_sdk::StageRegistry;
 
 use args::Args;
 use exit::Exit;
 use printer::Printer;
 
-/// Runs the program on the process's own terminal, with signals and panics taken care of.
+/// The program's `main`.
 pub fn main_with(registry: &StageRegistry, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run_with(registry, args).into()
+}
+
+/// Runs the program on the process's own terminal, with signals and panics taken care of. What a run gave up on still
+/// runs in its threads, so the process should end now.
+pub fn run_with(registry: &StageRegistry, args: impl IntoIterator<Item = OsString>) -> Exit {
     panics::mute_workers();
     let signals = signals::Signals::watch();
     let mut printer = Printer::of_process();
     let exit = dispatch(registry, args, &mut printer, &signals.cancel);
     match exit {
-        Exit::Signal(_) => signals.received().unwrap_or(exit).into(),
-        _ => exit.into(),
+        Exit::Signal(_) => signals.received().unwrap_or(exit),
+        _ => exit,
     }
 }
 
@@ -41,7 +47,7 @@ pub fn dispatch(
     printer: &mut Printer,
     cancel: &qpipe_sdk::Cancel,
 ) -> Exit {
-    let args = match Args::try_parse_from(args) {
+    let args = match Args::parse_line(args) {
         Ok(args) => args,
         Err(error) => return refuse(&error, printer),
     };

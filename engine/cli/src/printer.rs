@@ -20,13 +20,14 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// The process's own outputs. Colours are dropped where they are not wanted (`NO_COLOR`, a pipe).
+    /// The process's own outputs. There are no colours where they are not wanted (`NO_COLOR`, a pipe).
     pub fn of_process() -> Self {
         let columns = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let live = io::stderr().is_terminal() && !dumb;
         let width = columns.unwrap_or(DEFAULT_WIDTH).clamp(40, 200);
-        let style = if live { Style::Live { width: columns.unwrap_or(80) } } else { Style::Plain };
+        let color = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+        let style = if live { Style::Live { width: columns.unwrap_or(80), color } } else { Style::Plain };
         Self { out: Box::new(anstream::stdout()), err: Box::new(anstream::stderr()), width, style }
     }
 

@@ -14,7 +14,6 @@ use lab::Lab;
 use qpipe_cli::dispatch;
 use qpipe_cli::exit::Exit;
 use qpipe_cli::printer::Printer;
-use qpipe_sdk::Cancel;
 
 const MANIFEST: &str = "\
 qpipe 1 name=lab
@@ -72,7 +71,7 @@ fn qpipe(lab: &Lab, args: &[&str]) -> Ended {
     let mut printer = Printer::new(Box::new(out.clone()), Box::new(err.clone()), 110);
     let store = lab.dir.path().join("cli-store");
     let all = ["qpipe"].iter().chain(args).map(OsString::from).chain(["--store".into(), store.into()]);
-    let exit = dispatch(&lab.registry(), all, &mut printer, &Cancel::default());
+    let exit = dispatch(&lab.registry(), all, &mut printer, &lab.options().cancel);
     drop(printer);
     Ended { exit, out: out.text(), err: err.text() }
 }
@@ -105,7 +104,11 @@ fn a_failure_has_its_exit_and_says_how_to_continue() {
     assert_eq!((ended.exit, ended.exit.code()), (Exit::StageFailed, 1));
     assert!(ended.out.contains("failed"), "{}", ended.out);
     assert!(ended.err.contains("failed 1 · skipped 1"), "{}", ended.err);
-    assert!(ended.err.contains("hint: the same command continues"), "{}", ended.err);
+    assert!(
+        ended.err.contains("hint: the same command continues, finished work is kept: `"),
+        "{}",
+        ended.err
+    );
     let listed = qpipe(&lab, &["runs", "ls"]);
     assert!(
         listed.out.lines().nth(1).is_some_and(|l| l.contains("lab") && l.contains("failed")),
@@ -350,4 +353,32 @@ fn an_include_is_read_beside_the_manifest_and_kept_in_the_record() {
     std::fs::remove_file(lab.dir.path().join("base.kdl")).unwrap();
     let missing = qpipe(&lab, &["check", path.to_str().unwrap()]);
     assert!(missing.err.contains("unreadable_include"), "{}", missing.err);
+}
+
+#[test]
+fn a_part_of_a_study_can_be_run_and_run_again() {
+    let lab = Lab::new();
+    let first = run(&lab, &["--until", "weights/scheme=fp4"]);
+    assert!(first.err.contains("ran 2 · cached 0 · failed 0 · not selected 5 · "), "{}", first.err);
+    let only = run(&lab, &["--only", "quality/scheme=int8"]);
+    assert_eq!(only.exit, Exit::Usage, "{}", only.err);
+    assert!(
+        only.err.contains("qpipe::select::missing_input") && only.err.contains("`--until`"),
+        "{}",
+        only.err
+    );
+    assert!(run(&lab, &[]).err.contains("ran 5 · cached 2"));
+    let forced = run(&lab, &["--force=weights/scheme=fp4"]);
+    assert!(forced.err.contains("ran 1 · cached 6"), "equal bytes stop it there: {}", forced.err);
+    let nothing = run(&lab, &["--from", "quality", "--until", "base"]);
+    assert_eq!((nothing.exit, nothing.exit.code()), (Exit::Nothing, 5), "{}", nothing.err);
+}
+
+#[test]
+fn the_summary_says_how_to_go_on() {
+    let lab = Lab::new();
+    lab.switches.set(|s| &s.fp4_fails, true);
+    let ended = run(&lab, &[]);
+    assert!(ended.err.contains("finished work is kept: `qpipe run "), "{}", ended.err);
+    assert!(ended.err.contains(" · stopped 2 · "), "{}", ended.err);
 }

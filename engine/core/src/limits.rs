@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::manifest::{BYTES, TIMES};
+
 /// Limits of a study's nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -70,6 +72,30 @@ impl<T: Copy> PerStage<T> {
     }
 }
 
+/// A time with its unit: `500ms`, `90s`, `30min`, `1.5h`. `None` for anything else, nothing and more than ten years
+/// included.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let milliseconds = with_unit(text, &TIMES)?;
+    let known = (1.0..=TEN_YEARS_MS).contains(&milliseconds);
+    known.then(|| Duration::from_secs_f64(milliseconds / 1000.0))
+}
+
+/// A size with its unit: `24GiB`, `500MB`. `None` for anything else, nothing included.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    with_unit(text, &BYTES).filter(|bytes| *bytes >= 1.0).map(|bytes| bytes as u64)
+}
+
+const TEN_YEARS_MS: f64 = 315_360_000_000.0;
+
+/// A number and one of the units that annotate numbers in manifests.
+fn with_unit(text: &str, units: &[(&str, i64)]) -> Option<f64> {
+    let split = text.find(|letter: char| letter.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(split);
+    let (_, size) = units.iter().find(|(name, _)| *name == unit)?;
+    let number: f64 = number.trim_end().parse().ok()?;
+    Some(number * *size as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +110,16 @@ mod tests {
         assert_eq!(given.get("weights", "quantize"), Some(3));
         assert_eq!(given.get("others", "quantize"), Some(2));
         assert_eq!(given.get("base", "load"), Some(1));
+    }
+
+    #[test]
+    fn times_and_sizes_have_units() {
+        assert_eq!(parse_duration("1.5h"), Some(Duration::from_mins(90)));
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!((parse_bytes("24GiB"), parse_bytes("1.5 MB")), (Some(24 << 30), Some(1_500_000)));
+        let wrong = ["", "30", "min", "-1s", "0s", "30 minutes", "1e30h", "NaNs", "5GiB"];
+        assert!(wrong.iter().all(|text| parse_duration(text).is_none()));
+        assert!(["", "5", "5min", "-1GiB", "0GB"].iter().all(|text| parse_bytes(text).is_none()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod runs;
 mod schema;
 mod show;
 mod study;
+mod summary;
 
 use std::path::Path;
 
@@ -31,7 +32,7 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<Exit, CliError> {
     match &args.command {
-        Command::Run(run) => run::run(registry, &args.store, run, printer, cancel),
+        Command::Run(run) => run::run(registry, args, run, printer, cancel),
         Command::Plan(plan) => plan::plan(registry, &args.store, plan, printer),
         Command::Check(study) => check::check(registry, study, printer),
         Command::Fmt(args) => fmt::fmt(args, printer),

@@ -1,21 +1,20 @@
 //! `qpipe run`: load, plan, run, record, tell.
 
 use std::io::Write;
-use std::path::Path;
 
 use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
-use qpipe_engine::plan::{self, Plan, PlanOptions};
+use qpipe_engine::plan::{self, Force, NodeState, Plan, PlanOptions};
 use qpipe_engine::record::Recorder;
 use qpipe_engine::report::{self, HumanReporter, StudyTable};
 use qpipe_engine::run::{self, RunEvent, RunEventKind, RunObserver, RunOptions, RunOutcome, RunResult};
 use qpipe_sdk::{Cancel, StageRegistry};
 
-use super::plan::force;
-use super::study;
-use crate::args::{Format, RunArgs};
+use super::{study, summary};
+use crate::args::{Args, Format, RunArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::machine;
 use crate::printer::Printer;
 
 /// The usual number of SIGINT.
@@ -23,21 +22,20 @@ const INTERRUPT: u8 = 2;
 
 pub(super) fn run(
     registry: &StageRegistry,
-    store: &Path,
+    all: &Args,
     args: &RunArgs,
     printer: &mut Printer,
     cancel: &Cancel,
 ) -> Result<Exit, CliError> {
     let study = study::load(registry, &args.study)?;
-    let store = Store::open(store)?;
-    let plan = plan::plan(&study, registry, &store, &PlanOptions { force: force(args.force) })?;
+    let (options, force) = (options(&study, args, cancel)?, force(&study, args)?);
+    let store = Store::open(&all.store)?;
+    let plan = plan::plan(&study, registry, &store, &PlanOptions { force })?;
+    let options = with_machine(options, &plan, args);
+    if let Some(goals) = &options.goals {
+        goals.check(&study, &plan)?;
+    }
     let mut recorder = record(&store, &study, &plan, printer);
-    let options = RunOptions {
-        failure: args.failure.map(Into::into).or(study.failure).unwrap_or_default(),
-        jobs: args.jobs,
-        cancel: cancel.clone(),
-        ..RunOptions::default()
-    };
     let result = {
         let mut watching = observers(args.format, printer, recorder.as_mut());
         run::run(&study, &plan, registry, &store, &options, &mut watching)
@@ -46,11 +44,45 @@ pub(super) fn run(
     if args.format == Format::Human {
         printer.data_block(&report::terminal(&table, printer.width));
     }
-    tell(&result, printer);
+    summary::tell(&result, &all.line, printer);
     if let Some(recorder) = recorder {
         finish_record(recorder, &study, &plan, &result, &table, printer);
     }
     Ok(exit(&result))
+}
+
+/// How to run, as far as that is known before the study is planned.
+fn options(study: &Study, args: &RunArgs, cancel: &Cancel) -> Result<RunOptions, CliError> {
+    let limits = args.limits(&study.limits);
+    run::check_stage_names(study, args.timeout.iter().filter_map(|(stage, _)| stage.as_ref()))?;
+    Ok(RunOptions {
+        failure: args.failure.map(Into::into).or(study.failure).unwrap_or_default(),
+        jobs: args.slots.jobs,
+        limits,
+        grace: args.grace,
+        goals: args.select.selection().goals(study)?,
+        cancel: cancel.clone(),
+        ..RunOptions::default()
+    })
+}
+
+/// The machine is asked only if something will run: to ask for GPUs takes longer than to plan.
+fn with_machine(options: RunOptions, plan: &Plan, args: &RunArgs) -> RunOptions {
+    if plan.nodes.iter().all(|node| matches!(node.state, NodeState::Hit(_))) {
+        return options;
+    }
+    let memory = args.slots.memory.or_else(machine::memory);
+    RunOptions { gpus: machine::gpus(&args.slots.gpus), memory, ..options }
+}
+
+/// `--force` runs what was selected again, `--force=STAGE` that stage.
+fn force(study: &Study, args: &RunArgs) -> Result<Force, CliError> {
+    let named: Vec<String> = args.force.iter().filter(|name| !name.is_empty()).cloned().collect();
+    if named.len() == args.force.len() {
+        return Ok(if named.is_empty() { Force::Nothing } else { Force::Nodes(run::named(study, &named)?) });
+    }
+    let goals = args.select.selection().goals(study)?;
+    Ok(goals.map_or(Force::Everything, |goals| Force::Nodes(goals.nodes)))
 }
 
 /// The record, if it can be had: a run is worth more than its record.
@@ -98,26 +130,6 @@ impl RunObserver for JsonLines<'_> {
         if matches!(event.kind, RunEventKind::RunFinished { .. }) {
             let _ = self.0.flush();
         }
-    }
-}
-
-/// The closing lines.
-fn tell(result: &RunResult, printer: &mut Printer) {
-    let counts = result.counts();
-    let mut parts = vec![
-        format!("ran {}", counts.ran),
-        format!("cached {}", counts.cached),
-        format!("failed {}", counts.failed),
-    ];
-    let rest = [("skipped", counts.skipped), ("stopped", counts.stopped)];
-    parts.extend(rest.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what} {n}")));
-    parts.push(report::duration(result.elapsed_ms));
-    printer.human(&parts.join(" · "));
-    if counts.cached > 0 {
-        printer.human(&format!("saved   {}", report::duration(result.saved_ms())));
-    }
-    if result.outcome != RunOutcome::Done {
-        printer.human("hint: the same command continues; finished work is kept");
     }
 }
 

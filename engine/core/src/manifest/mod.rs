@@ -45,6 +45,7 @@ pub use syntax::MAX_BYTES;
 pub(crate) use error::Errors;
 pub use near::nearest;
 pub(crate) use near::suggest;
+pub(crate) use scope::{BYTES, TIMES};
 
 pub(crate) use groups::{Axis, Choice, Form, Group};
 pub(crate) use stages::{Giver, StageDecl};

@@ -85,6 +85,19 @@ pub fn named(study: &Study, names: &[String]) -> Result<BTreeSet<NodeId>, Select
     Ok(nodes)
 }
 
+/// Refuses names that are neither stages nor stage types of the study.
+///
+/// # Errors
+/// The first such name.
+pub fn check_stage_names<'n>(
+    study: &Study,
+    names: impl IntoIterator<Item = &'n String>,
+) -> Result<(), SelectError> {
+    let known: BTreeSet<&str> = study.nodes.iter().flat_map(|node| [&*node.stage, &*node.kind]).collect();
+    let Some(name) = names.into_iter().find(|name| !known.contains(name.as_str())) else { return Ok(()) };
+    Err(SelectError::UnknownStage { name: name.clone(), help: suggest(name, "stages", known) })
+}
+
 fn known_stage(study: &Study, name: &str) -> Result<(), SelectError> {
     let stages: BTreeSet<&str> = study.nodes.iter().map(|node| node.stage.as_ref()).collect();
     if stages.contains(name) {
