@@ -285,6 +285,41 @@ fn a_worker_that_does_not_say_hello_is_none() {
 }
 
 #[test]
+fn a_worker_s_word_on_keys_and_needs_is_heard() {
+    let lab = Lab::new();
+    let registry = lab.faulty(&["knowing"], Limits::default()).unwrap();
+    let study = lab.faulty_study(&registry, &["fine"]);
+    let stage = registry.get("faulty").unwrap();
+    let params = &study.nodes[0].params;
+    assert_eq!(stage.resources(params, 0).memory, 5 << 30);
+    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
+    let NodeState::Miss { doc, .. } = &planned.nodes[0].state else { panic!("a hit") };
+    assert_eq!(doc.numerics.as_deref(), Some("abacus"));
+    assert!(doc.inputs.contains_key("source:told:self"), "{:?}", doc.inputs);
+    let text = "qpipe 1 name=lab\nfaulty a {\n how badly\n}";
+    let errors = load_study(Path::new("/x.kdl"), text, &LoadOptions::default(), &registry).unwrap_err();
+    assert_eq!(errors.errors()[0].to_string(), "`a.how`: not like this");
+}
+
+#[test]
+fn a_request_to_die_is_obeyed_at_once() {
+    let lab = Lab::new();
+    let limits = Limits { grace: Duration::from_hours(1), ..Limits::default() };
+    let registry = lab.faulty(&[], limits).unwrap();
+    let study = lab.faulty_study(&registry, &["deaf"]);
+    let (cancel, clock) = (Cancel::default(), Instant::now());
+    let options = RunOptions { cancel: cancel.clone(), ..RunOptions::default() };
+    let result = std::thread::scope(|scope| {
+        let running = scope.spawn(|| lab.run_with(&study, &registry, &options));
+        std::thread::sleep(Duration::from_millis(500));
+        cancel.kill();
+        running.join().unwrap()
+    });
+    assert_eq!(hows(&result), ".");
+    assert!(clock.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
 fn a_request_to_stop_ends_a_job_also_of_a_worker_that_will_not() {
     for how in ["hang", "deaf"] {
         let lab = Lab::new();

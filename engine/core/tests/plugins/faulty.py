@@ -75,10 +75,17 @@ for line in sys.stdin:
         if "newer" in sys.argv:
             say("hello", protocol=2, worker="faulty")
         capabilities = ["heartbeat", "telepathy"] if "alive" in sys.argv else []
+        capabilities += ["estimate", "key"] if "knowing" in sys.argv else []
         say("hello", protocol=1, worker="faulty", capabilities=capabilities, mood="fine")
-        if capabilities:
+        if "alive" in sys.argv:
             threading.Thread(target=beat, args=[message["heartbeat_ms"] / 1000], daemon=True).start()
     elif message["type"] == "describe":
         say("description", id=message["id"], stages=[STAGE])
+    elif message["type"] == "estimate":
+        say("estimated", id=message["id"], host_bytes=5 << 30)
+    elif message["type"] == "key":
+        how = message["params"]["how"]
+        problems = [{"path": "how", "message": "not like this"}] if how == "badly" else []
+        say("keyed", id=message["id"], numerics="abacus", sources={"self": sys.argv[0]}, problems=problems)
     elif message["type"] == "run":
         run(message)
