@@ -66,6 +66,9 @@ pub enum Command {
     /// The records of earlier runs.
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Serve this program's stages to an engine, over qstage/1 on standard input and output.
+    #[command(hide = true)]
+    Worker,
     /// The store itself.
     #[command(subcommand)]
     Cache(CacheCommand),

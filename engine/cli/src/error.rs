@@ -40,6 +40,12 @@ pub enum CliError {
     #[error(transparent)]
     #[diagnostic(code(qpipe::cli::record))]
     Record(#[from] RecordError),
+    #[error("failed to find this program's own file: {source}")]
+    #[diagnostic(code(qpipe::cli::program))]
+    Program { source: io::Error },
+    #[error("the engine does not keep to the protocol: {0}")]
+    #[diagnostic(code(qpipe::cli::serve))]
+    Serve(#[from] qpipe_sdk::protocol::ServeError),
     #[error("the record of run `{run}` has `{text}` for a key")]
     #[diagnostic(code(qpipe::cli::no_key), help("nothing was removed or pinned"))]
     NoKey { run: String, text: String },
@@ -110,7 +116,7 @@ impl CliError {
             | Self::Record(_)
             | Self::UnreadableRun(_)
             | Self::NoKey { .. } => Exit::Store,
-            Self::Json(_) => Exit::StageFailed,
+            Self::Program { .. } | Self::Serve(_) | Self::Json(_) => Exit::StageFailed,
         }
     }
 }

@@ -33,6 +33,9 @@ pub struct RunArgs {
     /// How long a node that must stop may take before it is killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub grace: Duration,
+    /// Run stages of this type in a process of their own, so that a crash costs one node; repeatable.
+    #[arg(long, value_name = "TYPE")]
+    pub isolate: Vec<String>,
     /// A table for a person, or the run's events as JSON lines.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,

@@ -13,7 +13,7 @@ pub(super) fn check(
     args: &StudyArgs,
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
-    let study = study::load(registry, args)?;
+    let study = study::load(registry, args)?.study;
     let (cells, nodes) = (study.cells.len(), study.nodes.len());
     printer.human(&format!("ok: study `{}` has {cells} cells and {nodes} nodes", study.name));
     Ok(Exit::Ok)

@@ -14,7 +14,7 @@ pub(super) fn graph(
     args: &GraphArgs,
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
-    let drawing = Drawing::new(&study::load(registry, &args.study)?);
+    let drawing = Drawing::new(&study::load(registry, &args.study)?.study);
     printer.data_block(&match args.format {
         GraphFormat::Text => drawing.text(),
         GraphFormat::Dot => drawing.dot(),

@@ -13,6 +13,7 @@ mod schema;
 mod show;
 mod study;
 mod summary;
+mod worker;
 
 use std::path::Path;
 
@@ -46,6 +47,7 @@ pub fn run(
             show::diff(&existing(&args.store)?, (a, b), *json, printer)
         }
         Command::Runs(RunsCommand::Ls { json }) => runs::ls(&existing(&args.store)?, *json, printer),
+        Command::Worker => worker::serve(registry),
         Command::Cache(command) => cache::run(&existing(&args.store)?, command, printer),
     }
 }

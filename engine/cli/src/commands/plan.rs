@@ -6,7 +6,7 @@ use qpipe_cache::Store;
 use qpipe_engine::plan::{self, Force, PlanDoc, PlanNodeDoc, PlanOptions, PlanStateDoc};
 use qpipe_sdk::StageRegistry;
 
-use super::study;
+use super::study::{self, Loaded};
 use crate::args::PlanArgs;
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -18,9 +18,9 @@ pub(super) fn plan(
     args: &PlanArgs,
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
-    let study = study::load(registry, &args.study)?;
+    let Loaded { study, registry } = study::load(registry, &args.study)?;
     let store = Store::open(store)?;
-    let plan = plan::plan(&study, registry, &store, &PlanOptions { force: force(args.force) })?;
+    let plan = plan::plan(&study, &registry, &store, &PlanOptions { force: force(args.force) })?;
     let doc = PlanDoc::new(&study, &plan);
     if args.json {
         printer.data(&serde_json::to_string_pretty(&doc)?);

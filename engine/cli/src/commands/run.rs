@@ -1,6 +1,7 @@
 //! `qpipe run`: load, plan, run, record, tell.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
@@ -8,9 +9,11 @@ use qpipe_engine::plan::{self, Force, NodeState, Plan, PlanOptions};
 use qpipe_engine::record::Recorder;
 use qpipe_engine::report::{self, HumanReporter, StudyTable};
 use qpipe_engine::run::{self, RunEvent, RunEventKind, RunObserver, RunOptions, RunOutcome, RunResult};
+use qpipe_engine::worker::{Limits, Pool, WorkerCommand, isolate};
 use qpipe_sdk::{Cancel, StageRegistry};
 
-use super::{study, summary};
+use super::study::{self, Loaded};
+use super::summary;
 use crate::args::{Args, Format, RunArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -27,10 +30,11 @@ pub(super) fn run(
     printer: &mut Printer,
     cancel: &Cancel,
 ) -> Result<Exit, CliError> {
-    let study = study::load(registry, &args.study)?;
+    let Loaded { study, registry } = study::load(registry, &args.study)?;
+    let registry = isolated(registry, &args.isolate)?;
     let (options, force) = (options(&study, args, cancel)?, force(&study, args)?);
     let store = Store::open(&all.store)?;
-    let plan = plan::plan(&study, registry, &store, &PlanOptions { force })?;
+    let plan = plan::plan(&study, &registry, &store, &PlanOptions { force })?;
     let options = with_machine(options, &plan, args);
     if let Some(goals) = &options.goals {
         goals.check(&study, &plan)?;
@@ -38,7 +42,7 @@ pub(super) fn run(
     let mut recorder = record(&store, &study, &plan, printer);
     let result = {
         let mut watching = observers(args.format, printer, recorder.as_mut());
-        run::run(&study, &plan, registry, &store, &options, &mut watching)
+        run::run(&study, &plan, &registry, &store, &options, &mut watching)
     };
     let table = StudyTable::new(&study, &result);
     if args.format == Format::Human {
@@ -49,6 +53,24 @@ pub(super) fn run(
         finish_record(recorder, &study, &plan, &result, &table, printer);
     }
     Ok(exit(&result))
+}
+
+/// The registry with these stage types in worker processes of this program.
+fn isolated(registry: StageRegistry, kinds: &[String]) -> Result<StageRegistry, CliError> {
+    let unknown = |kind: &&String| registry.get(kind).is_none();
+    if let Some(kind) = kinds.iter().find(unknown) {
+        let help = qpipe_engine::manifest::nearest(kind, registry.kinds());
+        let help = help.map(|near| format!("did you mean `{near}`?"));
+        return Err(CliError::UnknownStageType { name: kind.clone(), help });
+    }
+    if kinds.is_empty() {
+        return Ok(registry);
+    }
+    let program = std::env::current_exe().map_err(|source| CliError::Program { source })?;
+    let command = WorkerCommand { program, args: vec!["worker".into()], env: std::env::vars_os().collect() };
+    let pool = Arc::new(Pool::new(command, study::machine(), Limits::default()));
+    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    Ok(isolate(&registry, &kinds, &pool))
 }
 
 /// How to run, as far as that is known before the study is planned.

@@ -158,7 +158,9 @@ mod tests {
             let stage = StageEvent::Unit { name: "m".into(), cached };
             RunEventKind::Stage { node: 3, label: "weights".into(), stage }
         };
-        [false, true, true].map(|cached| seen.event(&at(20_000, unit(cached))));
+        for cached in [false, true, true] {
+            seen.event(&at(20_000, unit(cached)));
+        }
         assert!(line(&seen, 20_000).ends_with(" left · 2 of 3 units found"));
         seen.event(&at(21_000, RunEventKind::NodeStopped { node: 3, label: "weights".into() }));
         assert_eq!((seen.running(), seen.lines(0).count()), (0, 0));
