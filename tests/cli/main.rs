@@ -6,5 +6,6 @@
 )]
 
 mod pipelines;
+mod processes;
 mod program;
 mod resume;

@@ -54,6 +54,11 @@ impl Project {
         self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// A file of the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join(".qpipe")
     }
