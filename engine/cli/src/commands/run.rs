@@ -167,6 +167,9 @@ fn finish_record(
     for fault in faults {
         printer.human(&format!("warning: the record is not complete: {fault}"));
     }
+    // as short as the user can use it from where they stand
+    let here = std::env::current_dir().ok();
+    let dir = here.and_then(|here| Some(dir.strip_prefix(here).ok()?.to_owned())).unwrap_or(dir);
     printer.human(&format!("record  {}", dir.display()));
     printer.human(&format!("tables  {} (.csv, .json)", dir.join("table.md").display()));
 }
