@@ -24,9 +24,8 @@ enum Ended {
 }
 
 fn run_once(folder: &Path, faults: &Arc<Faults>) -> Ended {
-    let store = match Store::open_with_faults(&folder.join("store"), Arc::clone(faults)) {
-        Ok(store) => store,
-        Err(_) => return Ended::Failed(vec![ErrorClass::Store]),
+    let Ok(store) = Store::open_with_faults(&folder.join("store"), Arc::clone(faults)) else {
+        return Ended::Failed(vec![ErrorClass::Store]);
     };
     let registry = registry(&folder.join("side"));
     let manifest =
@@ -83,7 +82,7 @@ fn every_operation_of_the_store_may_fail() {
                     }
                     let fault = [Fault::Error(ErrorKind::StorageFull), Fault::Error(ErrorKind::Other)];
                     disturb(step, fault[step as usize % 2], &expected);
-                    if step % 4 == 0 {
+                    if step.is_multiple_of(4) {
                         disturb(step, [Fault::Crash, Fault::TornCrash][step as usize / 4 % 2], &expected);
                     }
                 }

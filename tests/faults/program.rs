@@ -86,9 +86,10 @@ impl Project {
         let (mut open, mut keys) = (vec![self.path().join(".qpipe/v1/actions")], BTreeSet::new());
         while let Some(folder) = open.pop() {
             for path in fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
-                match path.is_dir() {
-                    true => open.push(path),
-                    false => keys.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned())),
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    keys.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
                 }
             }
         }

@@ -103,9 +103,11 @@ impl CliError {
             | Self::Manifest(_)
             | Self::NotFormatted { .. }
             | Self::WriteFile { .. } => Exit::Manifest,
-            Self::UnknownCode { .. } | Self::UnknownStageType { .. } | Self::UnknownRun { .. } => Exit::Usage,
             Self::Select(SelectError::Nothing) => Exit::Nothing,
-            Self::Select(_) => Exit::Usage,
+            Self::UnknownCode { .. }
+            | Self::UnknownStageType { .. }
+            | Self::UnknownRun { .. }
+            | Self::Select(_) => Exit::Usage,
             Self::Plan(error) => match error.class() {
                 ErrorClass::Config => Exit::Manifest,
                 class => Exit::of_failures(&[class]),

@@ -1,5 +1,7 @@
 //! Failures, further tries, timeouts, and the grace period.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod steps;
 
 use std::time::{Duration, Instant};

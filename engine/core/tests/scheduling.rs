@@ -1,10 +1,12 @@
 //! What runs beside what, and in which order.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod steps;
 
 use qpipe_engine::run::{RunOptions, RunOutcome};
 use qpipe_sdk::{Cancel, ErrorClass, Value};
-use steps::{Steps, does, ends};
+use steps::{StepOf, Steps, does, ends};
 
 fn jobs(jobs: usize) -> RunOptions {
     RunOptions { jobs: jobs.try_into().unwrap(), ..RunOptions::default() }
@@ -90,7 +92,7 @@ fn exclusive_runs_alone_whatever_the_jobs() {
 #[test]
 fn cells_finish_early_rather_than_all_at_the_end() {
     let step = [does("sleep:5")];
-    let chain: [(&str, Option<&str>, &[(&str, Value)]); 3] =
+    let chain: [StepOf<'_>; 3] =
         [("one", None, &step), ("two", Some("one"), &step), ("three", Some("two"), &step)];
     let steps = Steps::new().cell("a", &chain).cell("b", &chain).cell("c", &chain).cell("d", &chain);
     assert_eq!(ends(&steps.run(&jobs(2)).0), "r".repeat(12));

@@ -1,14 +1,16 @@
 //! `--only`, `--from`, `--until` and `--force=STAGE`.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod steps;
 
 use qpipe_engine::plan::{Force, PlanOptions, plan};
 use qpipe_engine::run::{Goals, RunOptions, RunOutcome, SelectError, Selection, named};
-use steps::{Steps, ends};
+use steps::{StepOf, Steps, ends};
 
 /// Two cells of `one → two → three`, and in each a `side` that depends on `one`.
 fn steps() -> Steps {
-    let chain: [(&str, Option<&str>, &[(&str, qpipe_sdk::Value)]); 4] = [
+    let chain: [StepOf<'_>; 4] = [
         ("one", None, &[]),
         ("two", Some("one"), &[]),
         ("three", Some("two"), &[]),

@@ -129,13 +129,12 @@ fn work(world: &World, ctx: &Context<'_>, tries: u32) -> Result<(), StageError> 
     let (what, number) = ctx.params.text("do").unwrap_or("nothing:0").split_once(':').unwrap();
     let number: u32 = number.parse().unwrap();
     match what {
-        "nothing" => {}
         "sleep" => sleep(Duration::from_millis(number.into())),
         // gives others the chance to run beside this one, for a moment
         "together" => _ = world.wait_for(number as usize, Duration::from_millis(300)),
         "transient" if tries <= number => return Err(StageError::Transient("the line is dead".into())),
         "oom" if tries <= number => return Err(StageError::OomHost("too much".into())),
-        "transient" | "oom" => {}
+        "nothing" | "transient" | "oom" => {}
         "config" => {
             // fails once the others run
             world.wait_for(number as usize, PATIENCE);
@@ -153,6 +152,9 @@ fn work(world: &World, ctx: &Context<'_>, tries: u32) -> Result<(), StageError> 
     }
     Ok(())
 }
+
+/// A step of a cell: its stage, its input among the cell's stages, its parameters.
+pub type StepOf<'a> = (&'a str, Option<&'a str>, &'a [(&'a str, Value)]);
 
 /// A study of steps, and where it runs.
 pub struct Steps {
@@ -179,9 +181,9 @@ impl Steps {
         Self { dir, store, world: Arc::default(), study }
     }
 
-    /// Adds a cell of steps, each `(stage, input in this cell, parameters)`; their names are `CELL.STAGE`.
+    /// Adds a cell of steps; their names are `CELL.STAGE`.
     #[must_use]
-    pub fn cell(mut self, name: &str, steps: &[(&str, Option<&str>, &[(&str, Value)])]) -> Self {
+    pub fn cell(mut self, name: &str, steps: &[StepOf<'_>]) -> Self {
         let (cell, mut placed) = (CellId(self.study.cells.len()), BTreeMap::new());
         for (stage, input, params) in steps {
             let (id, label) = (NodeId(self.study.nodes.len()), format!("{name}.{stage}"));
