@@ -14,3 +14,4 @@ mod operations;
 mod program;
 mod signals;
 mod stages;
+mod together;
