@@ -107,12 +107,12 @@ impl CliError {
             Self::UnknownCode { .. }
             | Self::UnknownStageType { .. }
             | Self::UnknownRun { .. }
+            | Self::NoPin { .. }
             | Self::Select(_) => Exit::Usage,
             Self::Plan(error) => match error.class() {
                 ErrorClass::Config => Exit::Manifest,
                 class => Exit::of_failures(&[class]),
             },
-            Self::NoPin { .. } => Exit::Usage,
             Self::NoStore { .. }
             | Self::Store(_)
             | Self::Record(_)
