@@ -91,7 +91,8 @@ fn hows(result: &RunResult) -> String {
         NodeResult::Done { how: How::Cached, .. } => 'c',
         NodeResult::Failed { .. } => 'F',
         NodeResult::Skipped { .. } => 's',
-        NodeResult::Stopped | NodeResult::Unselected => '.',
+        NodeResult::Stopped => '.',
+        NodeResult::Unselected => 'u',
     };
     result.nodes.iter().map(letter).collect()
 }
@@ -202,7 +203,7 @@ fn a_timeout_stops_the_command_and_its_children() {
     let lab = Lab::new();
     let started = Instant::now();
     let stage = "exec a {\n command sh \"-c\" \"sleep 1000 & sleep 1000\"\n stdout x\n timeout (ms)200\n}";
-    assert_eq!(lab.failure(stage), "the command was stopped after its timeout of 0.2 s");
+    assert_eq!(lab.failure(stage), "timed out after 0.2 s");
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(lab.scratch_is_empty());
 }

@@ -81,15 +81,12 @@ fn wait(ctx: &Context<'_>, mut group: Group, grace: Duration) -> Result<ExitStat
             return Ok(status);
         }
         if ctx.cancel.requested() {
-            group.stop(grace).map_err(lost)?;
+            group.stop(grace, || ctx.cancel.killed()).map_err(lost)?;
             return Err(StageError::Cancelled);
         }
         if let Some(limit) = limit.filter(|limit| clock.elapsed() >= *limit) {
-            group.stop(grace).map_err(lost)?;
-            let seconds = limit.as_secs_f64();
-            return Err(StageError::Config(format!(
-                "the command was stopped after its timeout of {seconds} s"
-            )));
+            group.stop(grace, || ctx.cancel.killed()).map_err(lost)?;
+            return Err(StageError::Timeout(limit));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(POLL.1);

@@ -79,9 +79,8 @@ impl From<WorkerError> for StageError {
             | WorkerError::HungUp
             | WorkerError::Lost { .. }
             | WorkerError::Silent { .. } => Self::Transient(error.to_string()),
-            WorkerError::Launch(_) | WorkerError::TimedOut { .. } | WorkerError::Params(_) => {
-                Self::Config(error.to_string())
-            }
+            WorkerError::TimedOut { after } => Self::Timeout(after),
+            WorkerError::Launch(_) | WorkerError::Params(_) => Self::Config(error.to_string()),
             _ => Self::Bug(error.to_string()),
         }
     }

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use qpipe_sdk::protocol::Capability;
-use qpipe_sdk::{Artifact, Context, Outcome, Params, Source, Stage, StageError, StageRegistry, StageSpec};
+use qpipe_sdk::{
+    Artifact, Context, Outcome, Params, Resources, Source, Stage, StageError, StageRegistry, StageSpec,
+};
 
 use super::error::WorkerError;
 use super::process::Pool;
@@ -76,6 +78,10 @@ impl Stage for Isolated {
 
     fn numerics(&self, params: &Params) -> Option<String> {
         self.stage.numerics(params)
+    }
+
+    fn resources(&self, params: &Params, input_bytes: u64) -> Resources {
+        self.stage.resources(params, input_bytes)
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {

@@ -148,11 +148,11 @@ impl Group {
         Ok(status)
     }
 
-    /// Asks the group to end, and ends it after `grace`.
-    pub fn stop(&mut self, grace: Duration) -> io::Result<ExitStatus> {
+    /// Asks the group to end, and ends it after `grace`, or as soon as `hurry` says so.
+    pub fn stop(&mut self, grace: Duration, hurry: impl Fn() -> bool) -> io::Result<ExitStatus> {
         self.terminate();
         let clock = Instant::now();
-        while clock.elapsed() < grace {
+        while clock.elapsed() < grace && !hurry() {
             if let Some(status) = self.ended()? {
                 return Ok(status);
             }

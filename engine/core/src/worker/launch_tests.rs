@@ -89,14 +89,14 @@ fn a_stop_is_gentle_first_and_then_is_not() {
         place.launch("trap 'echo stopped > said; exit 0' TERM; echo $$ > pid; while :; do sleep 0.01; done");
     let mut group = Group::start(&launch, Stdio::null(), Stdio::null()).unwrap();
     assert_eq!(place.number("pid"), group.id());
-    assert!(group.stop(Duration::from_secs(20)).unwrap().success());
+    assert!(group.stop(Duration::from_secs(20), || false).unwrap().success());
     assert_eq!(fs::read_to_string(place.dir.path().join("said")).unwrap(), "stopped\n");
 
     let place = Place::new();
     let launch = place.launch("trap '' TERM; sleep 1000 & echo $! > child; echo $$ > pid; wait; sleep 1000");
     let mut group = Group::start(&launch, Stdio::null(), Stdio::null()).unwrap();
     let (pid, child) = (place.number("pid"), place.number("child"));
-    assert_eq!(ending(group.stop(Duration::from_millis(50)).unwrap()), "killed by signal 9");
+    assert_eq!(ending(group.stop(Duration::from_millis(50), || false).unwrap()), "killed by signal 9");
     assert!(ends(pid) && ends(child));
 }
 

@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use qpipe_sdk::protocol::wire::params_to_json;
 use qpipe_sdk::protocol::{Capability, Described, Keyed, OutputFile};
 use qpipe_sdk::{
-    Artifact, Context, Determinism, Outcome, Params, Source, SourceData, Stage, StageError, StageSpec,
+    Artifact, Context, Determinism, Outcome, Params, Resources, Source, SourceData, Stage, StageError,
+    StageSpec,
 };
 
 use super::error::WorkerError;
@@ -45,6 +46,8 @@ pub struct PluginStage {
     script: Option<PathBuf>,
     /// Whether the worker answers `key`, and what it answered by parameters.
     asks_key: bool,
+    /// Whether it answers `estimate`.
+    estimates: bool,
     keyed: Mutex<BTreeMap<String, Keyed>>,
 }
 
@@ -56,8 +59,12 @@ impl PluginStage {
         let args = script_args.chain(plugin.args.iter().map(Into::into)).collect();
         let command = WorkerCommand { program: program.clone(), args, env: Vec::new() };
         let pool = Pool::new(command, machine.clone(), plugin.limits);
-        let (stages, asks_key) = pool
-            .with(|worker| worker.ask(|session| Ok((session.describe()?, session.can(Capability::Key)))))?;
+        let (stages, asks_key, estimates) = pool.with(|worker| {
+            worker.ask(|session| {
+                let stages = session.describe()?;
+                Ok((stages, session.can(Capability::Key), session.can(Capability::Estimate)))
+            })
+        })?;
         let told = stages.iter().find(|stage| stage.kind == plugin.kind);
         let no_stage = || WorkerError::NoStage {
             kind: plugin.kind.clone(),
@@ -67,7 +74,7 @@ impl PluginStage {
         if described.spec.determinism == Determinism::Measurement && !asks_key {
             return Err(WorkerError::Unfingerprinted);
         }
-        Ok(Self { described, pool, program, script, asks_key, keyed: Mutex::default() })
+        Ok(Self { described, pool, program, script, asks_key, estimates, keyed: Mutex::default() })
     }
 
     /// What the worker says of these parameters, asked once.
@@ -163,6 +170,16 @@ impl Stage for PluginStage {
     fn numerics(&self, params: &Params) -> Option<String> {
         // a worker that fails here fails `sources` as well, which can say so
         self.keyed(params).ok().and_then(|keyed| keyed.numerics)
+    }
+
+    /// What the worker says, if it can; one that fails here fails its run as well, which can say so.
+    fn resources(&self, params: &Params, _input_bytes: u64) -> Resources {
+        let ask = || {
+            let json = params_to_json(params)?;
+            self.pool.with(|worker| worker.ask(|session| session.estimate(self.described.spec.kind, json)))
+        };
+        let memory = if self.estimates { ask().ok().and_then(|told| told.host_bytes) } else { None };
+        Resources { memory: memory.unwrap_or(0), ..Resources::default() }
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {

@@ -225,6 +225,9 @@ impl Session {
         if let Some(after) = limit.filter(|limit| job.started.elapsed() > *limit) {
             return Err(WorkerError::TimedOut { after });
         }
+        if watch.cancel.killed() {
+            return Err(WorkerError::Cancelled);
+        }
         if !watch.cancel.requested() {
             return Ok(());
         }

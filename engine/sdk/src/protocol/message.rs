@@ -152,7 +152,7 @@ impl FailureClass {
     pub fn error(self, message: String) -> StageError {
         match self {
             Self::Config => StageError::Config(message),
-            Self::OomDevice => StageError::Device(message),
+            Self::OomDevice => StageError::OomDevice(message),
             Self::OomHost => StageError::OomHost(message),
             Self::Transient => StageError::Transient(message),
             Self::Bug => StageError::Bug(message),
@@ -163,11 +163,12 @@ impl FailureClass {
     pub fn of(error: &StageError) -> Option<(Self, String)> {
         let class = match error {
             StageError::Cancelled => return None,
-            StageError::Config(_) => Self::Config,
-            StageError::Device(_) => Self::OomDevice,
+            // the class says what these messages begin with
+            StageError::OomDevice(message) => return Some((Self::OomDevice, message.clone())),
             StageError::OomHost(message) => return Some((Self::OomHost, message.clone())),
+            StageError::Config(_) | StageError::Device(_) => Self::Config,
             StageError::Transient(_) => Self::Transient,
-            _ => Self::Bug,
+            StageError::Store(_) | StageError::Timeout(_) | StageError::Bug(_) => Self::Bug,
         };
         Some((class, error.to_string()))
     }
