@@ -8,4 +8,6 @@
 mod pipelines;
 mod processes;
 mod program;
+#[path = "../support/python.rs"]
+mod python;
 mod resume;

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+#[path = "../../../tests/support/python.rs"]
+mod python;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -121,6 +124,9 @@ tally all {
 
 #[test]
 fn a_plugin_s_stage_is_a_stage_like_any_other() {
+    if !python::is_here("a_plugin_s_stage_is_a_stage_like_any_other") {
+        return;
+    }
     let lab = Lab::new();
     lab.file("a.txt", "b a b c a b");
     lab.file("b.txt", "z");
@@ -140,6 +146,9 @@ fn a_plugin_s_stage_is_a_stage_like_any_other() {
 
 #[test]
 fn a_plugin_s_program_is_part_of_the_key() {
+    if !python::is_here("a_plugin_s_program_is_part_of_the_key") {
+        return;
+    }
     let lab = Lab::new();
     lab.file("a.txt", "b a");
     lab.file("b.txt", "z");
@@ -162,6 +171,9 @@ fn a_plugin_s_program_is_part_of_the_key() {
 
 #[test]
 fn a_plugin_s_declaration_checks_the_manifest() {
+    if !python::is_here("a_plugin_s_declaration_checks_the_manifest") {
+        return;
+    }
     let lab = Lab::new();
     let told = |from: &str, to: &str| lab.load(&TALLY.replace(from, to)).err().unwrap_or_default();
     assert_eq!(told("top 2", "top 0"), "`top` takes an integer ≥ 1; 0 is out of range");
@@ -191,6 +203,9 @@ fn a_plugin_s_declaration_checks_the_manifest() {
 
 #[test]
 fn a_worker_that_is_killed_costs_one_node() {
+    if !python::is_here("a_worker_that_is_killed_costs_one_node") {
+        return;
+    }
     let lab = Lab::new();
     let registry = lab.faulty(&[], Limits::default()).unwrap();
     let study = lab.faulty_study(&registry, &["fine", "kill", "well", "exit"]);
@@ -206,6 +221,9 @@ fn a_worker_that_is_killed_costs_one_node() {
 
 #[test]
 fn a_worker_is_used_again() {
+    if !python::is_here("a_worker_is_used_again") {
+        return;
+    }
     let lab = Lab::new();
     let registry = lab.faulty(&[], Limits::default()).unwrap();
     let study = lab.faulty_study(&registry, &["one", "two"]);
@@ -219,6 +237,9 @@ fn a_worker_is_used_again() {
 
 #[test]
 fn what_breaks_the_protocol_is_a_typed_error() {
+    if !python::is_here("what_breaks_the_protocol_is_a_typed_error") {
+        return;
+    }
     let lab = Lab::new();
     let registry = lab.faulty(&[], Limits::default()).unwrap();
     let bug = |how: &str| {
@@ -241,6 +262,9 @@ fn what_breaks_the_protocol_is_a_typed_error() {
 
 #[test]
 fn the_classes_of_failures_arrive() {
+    if !python::is_here("the_classes_of_failures_arrive") {
+        return;
+    }
     let lab = Lab::new();
     let registry = lab.faulty(&[], Limits::default()).unwrap();
     assert_eq!(lab.fault(&registry, "config"), (ErrorClass::Config, "a case of config".into()));
@@ -252,6 +276,9 @@ fn the_classes_of_failures_arrive() {
 
 #[test]
 fn a_hang_is_noticed() {
+    if !python::is_here("a_hang_is_noticed") {
+        return;
+    }
     let lab = Lab::new();
     let short = Duration::from_millis(300);
     let clock = Instant::now();
@@ -274,6 +301,9 @@ fn a_hang_is_noticed() {
 
 #[test]
 fn a_worker_that_does_not_say_hello_is_none() {
+    if !python::is_here("a_worker_that_does_not_say_hello_is_none") {
+        return;
+    }
     let lab = Lab::new();
     let limits = Limits { hello: Duration::from_millis(300), ..Limits::default() };
     let mute = lab.faulty(&["mute"], limits).err().unwrap();
@@ -284,6 +314,9 @@ fn a_worker_that_does_not_say_hello_is_none() {
 
 #[test]
 fn a_worker_s_word_on_keys_and_needs_is_heard() {
+    if !python::is_here("a_worker_s_word_on_keys_and_needs_is_heard") {
+        return;
+    }
     let lab = Lab::new();
     let registry = lab.faulty(&["knowing"], Limits::default()).unwrap();
     let study = lab.faulty_study(&registry, &["fine"]);
@@ -301,6 +334,9 @@ fn a_worker_s_word_on_keys_and_needs_is_heard() {
 
 #[test]
 fn a_request_to_die_is_obeyed_at_once() {
+    if !python::is_here("a_request_to_die_is_obeyed_at_once") {
+        return;
+    }
     let lab = Lab::new();
     let limits = Limits { grace: Duration::from_hours(1), ..Limits::default() };
     let registry = lab.faulty(&[], limits).unwrap();
@@ -319,6 +355,9 @@ fn a_request_to_die_is_obeyed_at_once() {
 
 #[test]
 fn a_request_to_stop_ends_a_job_also_of_a_worker_that_will_not() {
+    if !python::is_here("a_request_to_stop_ends_a_job_also_of_a_worker_that_will_not") {
+        return;
+    }
     for how in ["hang", "deaf"] {
         let lab = Lab::new();
         let limits = Limits { grace: Duration::from_millis(300), ..Limits::default() };
