@@ -52,7 +52,10 @@ pub(super) fn run(
     if let Some(recorder) = recorder {
         finish_record(recorder, &study, &plan, &result, &table, printer);
     }
-    Ok(exit(&result))
+    let exit = exit(&result);
+    // the program ends here: to give back a hundred thousand nodes one by one would only take time
+    std::mem::forget((study, plan, result, table));
+    Ok(exit)
 }
 
 /// The registry with these stage types in worker processes of this program.
