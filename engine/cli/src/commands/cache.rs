@@ -102,6 +102,7 @@ fn du(store: &Store, json: bool, printer: &mut Printer) -> Result<Exit, CliError
         ("records", usage.records),
         ("notes", usage.notes),
         ("staging", usage.staging),
+        ("bookkeeping", usage.bookkeeping),
         ("damaged", usage.damaged),
         ("linked (not owned)", usage.linked),
     ];
