@@ -176,6 +176,18 @@ pub enum FormatError {
         /// The type asked for.
         to: DType,
     },
+    /// A row of a data set cannot be read.
+    #[error("`{file}`, {unit} {number}: {reason}")]
+    Row {
+        /// The file as the caller calls it.
+        file: String,
+        /// What is counted: `line` or `row`.
+        unit: &'static str,
+        /// Its number, from 1.
+        number: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A GGUF file is wrong.
     #[error(transparent)]
     Gguf(#[from] GgufError),

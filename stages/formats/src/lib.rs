@@ -12,6 +12,7 @@
 //! | [`values`] | conversion of stored values: [`to_f32`], [`cast`] |
 //! | [`hf`] | [`HfDir`], the files of a Hugging Face checkpoint folder |
 //! | [`gguf`] | bounded GGUF reader, dequantization, mapping to Hugging Face names and row order |
+//! | [`rows`] | data sets: JSON lines and parquet, a row at a time |
 //! | [`tokenizer`] | [`Tokenizer`], from `tokenizer.json` or rebuilt from GGUF metadata |
 
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod dtype;
 pub mod error;
 pub mod gguf;
 pub mod hf;
+pub mod rows;
 pub mod tensors;
 pub mod tokenizer;
 pub mod values;
