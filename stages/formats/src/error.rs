@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::dtype::DType;
 use crate::gguf::GgufError;
+use crate::rows::ParquetError;
 
 /// Why a model file, or a set of them, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +188,14 @@ pub enum FormatError {
         number: usize,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A parquet file is wrong, or beyond what is read.
+    #[error("`{file}`: {source}")]
+    Parquet {
+        /// The file as the caller calls it.
+        file: String,
+        /// What is wrong with it.
+        source: ParquetError,
     },
     /// A GGUF file is wrong.
     #[error(transparent)]

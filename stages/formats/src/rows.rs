@@ -9,10 +9,12 @@
 //! lines are passed over; anything else that is not an object is an error that names the file and the line.
 
 mod lines;
+mod parquet;
 
 use serde_json::{Map, Value};
 
 use crate::error::FormatError;
+pub use parquet::ParquetError;
 
 /// One row: its columns by name.
 pub type Row = Map<String, Value>;
@@ -23,7 +25,8 @@ pub(crate) const MAX_ROWS: usize = 1 << 24;
 /// All rows of a file. `name` is what errors call it.
 ///
 /// # Errors
-/// [`FormatError::Row`] for a row that cannot be read; the first error ends the reading.
+/// [`FormatError::Row`] for a line that cannot be read, [`FormatError::Parquet`] for a parquet file; the first error
+/// ends the reading.
 pub fn read(name: &str, bytes: &[u8]) -> Result<Vec<Row>, FormatError> {
     rows(name, bytes)?.collect()
 }
@@ -31,8 +34,11 @@ pub fn read(name: &str, bytes: &[u8]) -> Result<Vec<Row>, FormatError> {
 /// The rows of a file one at a time, so that the first ones cost only themselves.
 ///
 /// # Errors
-/// As [`read`], in what the iterator gives.
+/// As [`read`]: of the file's footer at once, of rows in what the iterator gives.
 pub fn rows<'a>(name: &'a str, bytes: &'a [u8]) -> Result<Rows<'a>, FormatError> {
+    if bytes.starts_with(parquet::MAGIC) {
+        return Ok(Rows(Box::new(parquet::rows(name, bytes)?)));
+    }
     Ok(Rows(Box::new(lines::rows(name, bytes))))
 }
 
@@ -48,8 +54,8 @@ impl Iterator for Rows<'_> {
 }
 
 /// An error of row or line `number`, counted from 1.
-pub(crate) fn bad_row(name: &str, unit: &'static str, number: usize, reason: impl ToString) -> FormatError {
-    FormatError::Row { file: name.to_owned(), unit, number, reason: reason.to_string() }
+pub(crate) fn bad_row(name: &str, unit: &'static str, number: usize, reason: &str) -> FormatError {
+    FormatError::Row { file: name.to_owned(), unit, number, reason: reason.to_owned() }
 }
 
 #[cfg(test)]

@@ -19,9 +19,9 @@ pub(super) fn rows<'a>(
         let (at, line) = lines.find(|(_, line)| !line.trim_ascii().is_empty())?;
         count += 1;
         let row = if count > MAX_ROWS {
-            Err(bad_row(name, "line", at + 1, format!("more than {MAX_ROWS} rows")))
+            Err(bad_row(name, "line", at + 1, &format!("more than {MAX_ROWS} rows")))
         } else {
-            object(line).map_err(|reason| bad_row(name, "line", at + 1, reason))
+            object(line).map_err(|reason| bad_row(name, "line", at + 1, &reason))
         };
         failed = row.is_err();
         Some(row)
