@@ -9,11 +9,24 @@ use serde::Serialize;
 /// Version of [`SchemaDoc`]'s layout.
 pub const SCHEMA_SCHEMA: u32 = 1;
 
+/// The head of the page of all stage types.
+const PAGE: &str = "\
+# Stages
+
+What every stage type takes, from its own declaration; `qpipe schema --format md` writes this page. A parameter is named
+by its path, as `vary`, `axis`, `set` and `--set` name it after the stage's name; [the manifest](manifest.md) says how paths
+are written, [measuring](measuring.md) what the stages' figures mean.
+
+";
+
 /// The declarations of some stage types.
 #[derive(Clone, Debug, Serialize)]
 pub struct SchemaDoc {
     pub schema: u32,
     pub stages: Vec<StageDoc>,
+    /// Whether it is about every stage type there is.
+    #[serde(skip)]
+    whole: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -109,7 +122,8 @@ impl SchemaDoc {
     pub fn new(registry: &StageRegistry, kind: Option<&str>) -> Option<Self> {
         let kinds: Vec<&str> = kind.map_or_else(|| registry.kinds().collect(), |kind| vec![kind]);
         let stages = kinds.into_iter().map(|kind| Some(stage(registry.get(kind)?.spec())));
-        Some(Self { schema: SCHEMA_SCHEMA, stages: stages.collect::<Option<_>>()? })
+        let whole = kind.is_none();
+        Some(Self { schema: SCHEMA_SCHEMA, stages: stages.collect::<Option<_>>()?, whole })
     }
 
     /// For a terminal.
@@ -126,10 +140,12 @@ impl SchemaDoc {
 
     /// For a page: a section per stage type, a table of its parameters.
     pub fn markdown(&self) -> String {
-        let mut out = String::new();
+        let mut out = if self.whole { PAGE.to_owned() } else { String::new() };
         for stage in &self.stages {
             stage_markdown(stage, &mut out);
         }
+        out.truncate(out.trim_end().len());
+        out.push('\n');
         out
     }
 }

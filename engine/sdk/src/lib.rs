@@ -11,12 +11,14 @@
 //! | [`stage`] | the [`Stage`] trait, its [`Context`] and [`Outcome`] |
 //! | [`metric`] | [`Metric`]: one measured number with unit, count and spread |
 //! | [`event`] | what a running stage tells: progress, units, logs; and the request to stop |
+//! | [`generation`] | what a stage that generates text leaves for people |
 //! | [`resources`] | what a stage needs while it runs: a GPU, memory, the machine for itself |
 //! | [`protocol`] | `qstage/1`: stages in processes of their own |
 //! | [`error`] | [`StageError`] and its classes |
 
 pub mod error;
 pub mod event;
+pub mod generation;
 mod intern;
 pub mod metric;
 pub mod protocol;

@@ -31,7 +31,8 @@ pub enum ParamType {
     Choice(&'static [&'static str]),
     /// A file or directory, relative to the manifest: `path="…"` or `(file)"…"`.
     File,
-    /// A file, or one of these words.
+    /// A file, or one of these words. A text with a `/`, `\\` or `.` that is no word is a path. A word that ends in
+    /// `*` stands for every longer text that begins so: `hub:*`.
     FileOr(&'static [&'static str]),
     /// One or more values of a type.
     List(Box<ParamType>),
@@ -47,6 +48,12 @@ impl ParamType {
         Self::Int { min, max: i64::MAX }
     }
 
+    /// Whether a text is among the words of a [`Self::FileOr`].
+    pub fn is_word(words: &[&str], text: &str) -> bool {
+        let longer = |stem: &str| text.strip_prefix(stem).is_some_and(|rest| !rest.is_empty());
+        words.iter().any(|word| *word == text || word.strip_suffix('*').is_some_and(longer))
+    }
+
     /// For messages and docs: `one of nf4, fp4`, `an integer ≥ 1`.
     pub fn describe(&self) -> String {
         match self {
@@ -58,7 +65,7 @@ impl ParamType {
             Self::Text => "a string".into(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::File => "a path".into(),
-            Self::FileOr(words) => format!("a `(file)` or one of {}", words.join(", ")),
+            Self::FileOr(words) => format!("a path or one of {}", words.join(", ")),
             Self::List(of) => format!("one or more values, each {}", of.describe()),
         }
     }

@@ -13,6 +13,8 @@ impl ArtifactKind {
     pub const MODEL: &'static str = "model";
     pub const EVALUATION: &'static str = "evaluation";
     pub const BENCHMARK: &'static str = "benchmark";
+    /// Generated texts: [`crate::generation`].
+    pub const GENERATION: &'static str = "generation";
     /// Named files and folders, as commands and plugins make them.
     pub const FILES: &'static str = "files";
 

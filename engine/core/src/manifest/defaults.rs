@@ -149,6 +149,8 @@ fn is_taken(schema: &Schema, path: &str, own: &[String], stage: &StageDecl<'_>) 
     let form = schema.nodes().iter().find(|known| known.name == node).map(|known| &known.form);
     match form {
         Some(NodeForm::Group) => !says(node),
+        // either the argument or properties
+        Some(NodeForm::Value(arg)) if may_lack_argument(schema, node, arg) => !says(node),
         Some(NodeForm::Keyed { .. }) if schema.is_presence(path) => !says(node),
         Some(NodeForm::Keyed { .. }) => match path.rsplit_once('.') {
             Some((choice, _)) if schema.is_presence(choice) => stage.given.contains_key(choice),
@@ -156,6 +158,11 @@ fn is_taken(schema: &Schema, path: &str, own: &[String], stage: &StageDecl<'_>) 
         },
         _ => true,
     }
+}
+
+fn may_lack_argument(schema: &Schema, node: &str, arg: &qpipe_sdk::ParamSpec) -> bool {
+    let has_props = schema.nodes().iter().any(|known| known.name == node && !known.props.is_empty());
+    has_props && !arg.required && arg.default.is_none()
 }
 
 fn duplicate(node: &KdlNode, first: Span, errors: &mut Errors) {

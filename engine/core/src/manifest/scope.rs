@@ -37,6 +37,8 @@ pub(crate) struct Literal {
     pub(crate) span: Span,
     /// Where its variable is defined, if it comes from one in the manifest.
     pub(crate) variable: Option<Span>,
+    /// Whether the command line gave it: its paths start where the user stands.
+    pub(crate) replaced: bool,
 }
 
 struct Variable {
@@ -79,6 +81,9 @@ impl<'a> Scope<'a> {
 
     /// Where a relative path in a value starts from: the folder of the text in which it is written.
     pub(crate) fn folder_of(&self, literal: &Literal) -> &Path {
+        if literal.replaced {
+            return &self.sets_folder;
+        }
         self.folder_at(literal.variable.unwrap_or(literal.span))
     }
 
@@ -198,7 +203,7 @@ impl<'a> Scope<'a> {
             Some(unit) => from_unit(unit, entry.value(), span).map(Some),
         };
         match result {
-            Ok(value) => value.map(|value| Literal { value, span, variable: None }),
+            Ok(value) => value.map(|value| Literal { value, span, variable: None, replaced: false }),
             Err(error) => {
                 errors.push(*error);
                 None
@@ -213,7 +218,8 @@ impl<'a> Scope<'a> {
             return None;
         };
         if let Some(Variable { value, defined, replaced }) = self.vars.get(name) {
-            return Some(Literal { value: value.clone(), span, variable: (!replaced).then_some(*defined) });
+            let variable = (!replaced).then_some(*defined);
+            return Some(Literal { value: value.clone(), span, variable, replaced: *replaced });
         }
         if !self.is_broken(name) {
             let help = suggest(name, "variables", self.variable_names())

@@ -229,7 +229,8 @@ impl<'a, 'e> Reader<'a, 'e> {
     fn value(&mut self, node: &KdlNode, arg: &ParamSpec) {
         let (scope, entries) = (self.scope, arguments(node).collect::<Vec<_>>());
         let Some(first) = entries.first() else {
-            let props_alone = self.giver == Giver::Defaults && properties(node).next().is_some();
+            let may_lack = self.giver == Giver::Defaults || !arg.required && arg.default.is_none();
+            let props_alone = may_lack && properties(node).next().is_some();
             if !props_alone {
                 self.missing(node, arg.ty.describe(), "VALUE");
             }

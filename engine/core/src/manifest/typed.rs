@@ -53,7 +53,7 @@ impl Misfit {
             Self::Range { .. } => None,
             Self::Choice { value, words, or_file } => {
                 let near = nearest(value, words.iter().copied());
-                let path = format!("for a path write `(file)\"{value}\"`");
+                let path = format!("for a path write `\"./{value}\"`");
                 let words = suggest(value, "choices", words.iter().copied());
                 if *or_file && near.is_none() { Some(join(words, &path)) } else { words }
             }
@@ -91,8 +91,15 @@ pub(crate) fn coerce(value: &Value, ty: &ParamType, folder: &Path) -> Result<Val
                 Err(range(ty, value))
             }
         }
-        (ParamType::Choice(words), Value::Text(text)) => choice(words, text, false),
-        (ParamType::FileOr(words), Value::Text(text)) => choice(words, text, true),
+        (ParamType::Choice(words), Value::Text(text)) if words.contains(&text.as_str()) => Ok(value.clone()),
+        (ParamType::Choice(words), Value::Text(text)) => {
+            Err(Misfit::Choice { value: text.clone(), words, or_file: false })
+        }
+        (ParamType::FileOr(words), Value::Text(text)) if ParamType::is_word(words, text) => Ok(value.clone()),
+        (ParamType::FileOr(_), Value::Text(path)) if looks_like_a_path(path) => Ok(file(folder, path)),
+        (ParamType::FileOr(words), Value::Text(text)) => {
+            Err(Misfit::Choice { value: text.clone(), words, or_file: true })
+        }
         (ParamType::File, Value::Text(path)) if !path.is_empty() => Ok(file(folder, path)),
         _ => Err(wrong_type(ty, value)),
     }
@@ -107,7 +114,7 @@ pub(crate) fn coerce_word(text: &str, ty: &ParamType, folder: &Path) -> Result<V
             return items.map(Value::List);
         }
         ParamType::Bool => bool_word(text),
-        ParamType::FileOr(words) if !words.contains(&text.trim()) => file_word(text.trim()),
+        ParamType::FileOr(words) if !ParamType::is_word(words, text.trim()) => file_word(text.trim()),
         ParamType::Text | ParamType::Choice(_) | ParamType::File | ParamType::FileOr(_) => {
             Value::Text(unquoted(text.trim()).to_owned())
         }
@@ -131,15 +138,13 @@ fn bool_word(text: &str) -> Value {
 fn file_word(text: &str) -> Value {
     match text.strip_prefix("(file)") {
         Some(path) => Value::File(path.trim_matches('"').into()),
-        None => Value::Text(text.to_owned()),
+        None => Value::Text(unquoted(text).to_owned()),
     }
 }
 
-fn choice(words: &'static [&'static str], text: &str, or_file: bool) -> Result<Value, Misfit> {
-    if words.contains(&text) {
-        return Ok(Value::Text(text.to_owned()));
-    }
-    Err(Misfit::Choice { value: text.to_owned(), words, or_file })
+/// Where a word or a path may stand, a word has none of these; a folder beside the manifest is `./name`.
+fn looks_like_a_path(text: &str) -> bool {
+    text.contains(['/', '\\', '.'])
 }
 
 fn range(ty: &ParamType, value: &Value) -> Misfit {
@@ -208,5 +213,23 @@ mod tests {
             of("(file)c.txt", &ParamType::FileOr(&["auto"])),
             Ok(Value::File("/studies/c.txt".into()))
         );
+    }
+
+    #[test]
+    fn a_path_is_told_from_a_word_by_its_look() {
+        let ty = ParamType::FileOr(&["tiny", "hub:*"]);
+        let text = |text: &str| Value::Text(text.into());
+        for word in ["tiny", "hub:org/name"] {
+            assert_eq!(fit(&text(word), &ty), Ok(text(word)));
+            assert_eq!(coerce_word(word, &ty, Path::new("/studies")), Ok(text(word)));
+        }
+        for path in ["m.gguf", "./m", "m/n"] {
+            let file = Ok(Value::File(Path::new("/studies").join(path)));
+            assert_eq!(fit(&text(path), &ty), file);
+            assert_eq!(coerce_word(path, &ty, Path::new("/studies")), file);
+        }
+        for neither in ["tinny", "hub:", ""] {
+            assert!(matches!(fit(&text(neither), &ty), Err(Misfit::Choice { .. })), "{neither}");
+        }
     }
 }

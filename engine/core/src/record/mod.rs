@@ -8,6 +8,7 @@
 //!   started.json    written first; its file is locked as long as the run lives
 //!   events.jsonl    what happened, as it happened
 //!   table.md  table.csv  table.json
+//!   samples.json    the first texts of stages that generate; only where there are some
 //!   run.json        the summary; written last, so a run without it was interrupted
 //! ```
 //!
@@ -20,6 +21,7 @@ mod id;
 mod list;
 mod read;
 mod recorder;
+mod samples;
 mod summary;
 
 pub use diff::{Change, DIFF_SCHEMA, InputChange, InputDiff, ResultDiff, RunDiff};
@@ -29,4 +31,5 @@ pub use id::RunId;
 pub use list::{RunEntry, RunStatus, runs};
 pub use read::{RunRecord, TableCell, TableMetric, TableRecord, read_run};
 pub use recorder::Recorder;
+pub use samples::{NodeSamples, samples, samples_of};
 pub use summary::{CellSummary, IncludeSummary, NodeStatus, NodeSummary, RUN_SCHEMA, RunSummary, Started};

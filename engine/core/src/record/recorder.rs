@@ -9,11 +9,15 @@ use serde::Serialize;
 
 use super::error::RecordError;
 use super::id::RunId;
+use super::samples::{self, NodeSamples};
 use super::summary::{RUN_SCHEMA, RunSummary, Started, include_name};
 use crate::graph::Study;
 use crate::plan::{Plan, PlanDoc};
 use crate::report::{self, StudyTable};
 use crate::run::{How, RunEvent, RunEventKind, RunObserver, RunResult};
+
+/// Version of the layout of `samples.json`.
+const SAMPLES_SCHEMA: u32 = 1;
 
 /// The open record of a running run.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub struct Recorder {
     started: Started,
     /// `None` once a line could not be written: a log with a hole would mislead.
     events: Option<BufWriter<File>>,
+    samples: Vec<NodeSamples>,
     /// What could not be written.
     faults: Vec<RecordError>,
     /// `started.json`, locked: how others see that the run lives.
@@ -52,7 +57,13 @@ impl Recorder {
         write_json(&dir.join("plan.json"), &PlanDoc::new(study, plan))?;
         let log = dir.join("events.jsonl");
         let events = File::create(&log).map_err(RecordError::io("make", &log))?;
-        Ok(Self { dir, started, events: Some(BufWriter::new(events)), faults: Vec::new(), _alive: alive })
+        let events = Some(BufWriter::new(events));
+        Ok(Self { dir, started, events, samples: Vec::new(), faults: Vec::new(), _alive: alive })
+    }
+
+    /// Keeps these texts beside the tables.
+    pub fn keep_samples(&mut self, samples: Vec<NodeSamples>) {
+        self.samples = samples;
     }
 
     pub fn dir(&self) -> &Path {
@@ -69,14 +80,26 @@ impl Recorder {
         table: &StudyTable,
     ) -> (PathBuf, Vec<RecordError>) {
         let summary = RunSummary::new(study, plan, result, &self.started);
+        let page = report::markdown(table) + &samples::markdown(&self.samples);
         let written = [
-            write(&self.dir.join("table.md"), report::markdown(table).as_bytes()),
+            write(&self.dir.join("table.md"), page.as_bytes()),
+            self.write_samples(),
             write_csv(&self.dir.join("table.csv"), table),
             write_json(&self.dir.join("table.json"), &report::TableDoc::new(table)),
             write_json(&self.dir.join("run.json"), &summary),
         ];
         self.faults.extend(written.into_iter().filter_map(Result::err));
         (self.dir, self.faults)
+    }
+}
+
+impl Recorder {
+    fn write_samples(&self) -> Result<(), RecordError> {
+        if self.samples.is_empty() {
+            return Ok(());
+        }
+        let document = serde_json::json!({ "schema": SAMPLES_SCHEMA, "nodes": self.samples });
+        write_json(&self.dir.join("samples.json"), &document)
     }
 }
 

@@ -76,9 +76,10 @@ pub(crate) fn value(path: &str, ty: &ParamType, json: &Json) -> Result<Value, Wi
             number.as_f64().filter(|n| (min..=max).contains(&n)).map(Value::Float)
         }
         (ParamType::Text, Json::String(text)) => Some(Value::Text(text.clone())),
-        (ParamType::Choice(words) | ParamType::FileOr(words), Json::String(text))
-            if words.contains(&text.as_str()) =>
-        {
+        (ParamType::Choice(words), Json::String(text)) if words.contains(&text.as_str()) => {
+            Some(Value::Text(text.clone()))
+        }
+        (ParamType::FileOr(words), Json::String(text)) if ParamType::is_word(words, text) => {
             Some(Value::Text(text.clone()))
         }
         (ParamType::File | ParamType::FileOr(_), Json::String(path)) => Some(Value::File(path.into())),
