@@ -1,8 +1,9 @@
 //! `benchmark`: how long a model takes to load, to read a prompt and to decode, and how much memory it holds. A
 //! measurement of this machine, whose fingerprint is in the key. Warm-ups are not counted; every figure has its
-//! repeats' range.
+//! repeats' range. `docs/measuring.md` says what each figure means.
 
-mod machine;
+mod energy;
+mod measure;
 
 use std::time::Instant;
 
@@ -12,10 +13,13 @@ use qpipe_sdk::{
 };
 use serde_json::json;
 
-use crate::evaluate::statistics::splitmix64;
-use crate::model::generate::Decoder;
-use crate::model::llama::Llama;
-use crate::weights::load_model;
+use crate::artifact::ModelArtifact;
+use crate::device::ComputeDevice;
+use crate::machine;
+use crate::model::cache::KvCache;
+use crate::model::generate::check_context;
+use crate::weights::{LoadedModel, load_model};
+use measure::{Shape, measure, summary};
 
 pub struct Benchmark {
     spec: StageSpec,
@@ -26,7 +30,7 @@ impl Default for Benchmark {
         Self {
             spec: StageSpec {
                 kind: "benchmark",
-                semantics: 1,
+                semantics: 2,
                 doc: "Measures loading, prefill, decoding and memory on this machine.",
                 inputs: vec![PortSpec {
                     name: "model",
@@ -47,18 +51,30 @@ fn schema() -> Schema {
         NodeSpec::value(ParamSpec::new(name, ParamType::at_least(1), doc).default(Value::Int(default)))
     };
     Schema::new(vec![
-        int("prompt", 128, "Tokens of the prompt."),
-        int("generate", 32, "Tokens to decode after it."),
+        NodeSpec::value(
+            ParamSpec::new(
+                "prompt",
+                ParamType::list(ParamType::at_least(1)),
+                "Lengths of prompts in tokens, each measured with each batch size.",
+            )
+            .default(Value::List(vec![Value::Int(128)])),
+        ),
+        int("generate", 32, "Tokens to decode after each prompt."),
         NodeSpec::value(
             ParamSpec::new(
                 "batch",
                 ParamType::list(ParamType::Int { min: 1, max: 1024 }),
-                "Batch sizes, each measured.",
+                "Batch sizes: sequences decoded together.",
             )
             .default(Value::List(vec![Value::Int(1)])),
         ),
         int("repeat", 5, "Measurements of each figure."),
-        int("warmup", 1, "Runs before them that do not count."),
+        int("warmup", 1, "Runs before them that do not count; the first one of a shape is its first use."),
+        NodeSpec::value(ParamSpec::new(
+            "price-per-hour",
+            ParamType::Float { min: 0.0, max: f64::INFINITY },
+            "Price of an hour of the machine in US dollars; gives the cost of a million decoded tokens.",
+        )),
         NodeSpec::value(
             ParamSpec::new(
                 "exclusive",
@@ -74,23 +90,39 @@ fn schema() -> Schema {
 
 /// What is measured, from the parameters.
 struct Plan {
-    prompt: usize,
-    generate: usize,
+    prompts: Vec<usize>,
     batches: Vec<usize>,
+    generate: usize,
     repeat: usize,
     warmup: usize,
+    /// US dollars.
+    price_per_hour: Option<f64>,
 }
 
 impl Plan {
     fn of(params: &Params) -> Self {
         let int = |name: &str, default: usize| params.int(name).map_or(default, |n| n as usize);
+        let ints = |name: &str| params.ints(name).into_iter().map(|n| n as usize).collect();
         Self {
-            prompt: int("prompt", 128),
+            prompts: ints("prompt"),
+            batches: ints("batch"),
             generate: int("generate", 32),
-            batches: params.ints("batch").into_iter().map(|n| n as usize).collect(),
             repeat: int("repeat", 5),
             warmup: int("warmup", 1),
+            price_per_hour: params.float("price-per-hour"),
         }
+    }
+
+    /// Every batch size with every length of prompt, in the order given.
+    fn shapes(&self) -> impl Iterator<Item = Shape> + '_ {
+        self.batches
+            .iter()
+            .flat_map(|batch| self.prompts.iter().map(|prompt| Shape { batch: *batch, prompt: *prompt }))
+    }
+
+    /// Tokens of the longest sequence.
+    fn positions(&self) -> usize {
+        self.prompts.iter().max().copied().unwrap_or(0) + self.generate
     }
 }
 
@@ -101,7 +133,7 @@ impl Stage for Benchmark {
 
     fn numerics(&self, params: &Params) -> Option<String> {
         let device = crate::device::of(params).ok()?;
-        Some(format!("{}; {}", device.numerics(), machine::fingerprint()))
+        Some(format!("{}; {}", device.numerics(), machine::fingerprint(device)))
     }
 
     fn resources(&self, params: &Params, input_bytes: u64) -> Resources {
@@ -111,98 +143,82 @@ impl Stage for Benchmark {
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
         let device = crate::device::of_run(ctx)?;
-        let (plan, input) = (Plan::of(ctx.params), ctx.input("model")?);
+        let plan = Plan::of(ctx.params);
+        check_fits(ctx, &plan, device)?;
         machine::reset_peak_rss();
         let before = machine::peak_rss();
-        let mut load = Vec::new();
-        let loaded = loop {
-            ctx.checkpoint()?;
-            let clock = Instant::now();
-            let loaded = load_model(ctx.store, input, device, plan.prompt + plan.generate)?;
-            load.push(clock.elapsed().as_secs_f64());
-            if load.len() >= plan.repeat {
-                break loaded;
-            }
-        };
-        check_context(&plan, &loaded.llama)?;
-        let mut metrics = vec![summary("load", "s", Better::Lower, &load)];
-        for (i, batch) in plan.batches.iter().enumerate() {
-            metrics.extend(measure(ctx, &plan, &loaded.llama, *batch, i == 0)?);
+        let (loaded, mut metrics) = load(ctx, &plan, device)?;
+        let meter = energy::Meter::of_machine();
+        for (i, shape) in plan.shapes().enumerate() {
+            let figures = measure(ctx, &plan, &loaded.llama, shape, meter.as_ref())?;
+            metrics.extend(figures.into_iter().map(|m| if i == 0 { shown(m) } else { m }));
         }
         metrics.push(Metric::new("weights", loaded.artifact.weight_bytes() as f64, "bytes", Better::Lower));
         if let (Some(before), Some(peak)) = (before, machine::peak_rss()) {
             metrics.push(Metric::new("host-rss.before", before as f64, "bytes", Better::Neither));
             metrics.push(Metric::new("host-rss.peak", peak as f64, "bytes", Better::Lower));
         }
-        let document =
-            json!({ "format": "qpipe.benchmark/1", "machine": machine::fingerprint(), "metrics": metrics });
+        metrics.extend(device_memory(&loaded));
+        let document = json!({
+            "format": "qpipe.benchmark/2", "machine": machine::fingerprint(device), "metrics": metrics,
+        });
         let digest = ctx.store.put_bytes(&serde_json::to_vec(&document).map_err(StageError::bug)?)?;
         Ok(Outcome { artifact: Artifact::single(ArtifactKind::BENCHMARK, digest), metrics })
     }
 }
 
-fn check_context(plan: &Plan, model: &Llama) -> Result<(), StageError> {
-    let (needed, limit) = (plan.prompt + plan.generate, model.config.max_position_embeddings);
-    if needed <= limit {
-        return Ok(());
+/// What cannot work is said before anything is loaded.
+fn check_fits(ctx: &Context<'_>, plan: &Plan, device: ComputeDevice) -> Result<(), StageError> {
+    let config = ModelArtifact::read(ctx.store, ctx.input("model")?)?.config;
+    let longest = plan.positions() - plan.generate;
+    check_context(longest, plan.generate, config.max_position_embeddings).map_err(StageError::config)?;
+    let batch = plan.batches.iter().max().copied().unwrap_or(1);
+    if device == ComputeDevice::Cpu {
+        let what = format!("the KV cache of {batch} sequences of {} tokens", plan.positions());
+        machine::check_memory(&what, KvCache::bytes_for(&config, batch, plan.positions()))?;
     }
-    let message =
-        format!("prompt and generated tokens together are {needed}, the model's context is {limit}");
-    Err(StageError::Config(message))
+    Ok(())
 }
 
-/// Prefill and decode figures for one batch size.
-fn measure(
+/// Loads the model as often as asked: the first time with its files as the page cache holds them, then with all of them
+/// in it.
+fn load(
     ctx: &Context<'_>,
     plan: &Plan,
-    model: &Llama,
-    batch: usize,
-    headline: bool,
-) -> Result<Vec<Metric>, StageError> {
-    let prompts = prompts(batch, plan.prompt, model.config.vocab_size);
-    let (mut prefill, mut decode, mut cache_bytes) = (Vec::new(), Vec::new(), 0);
-    for i in 0..plan.warmup + plan.repeat {
+    device: ComputeDevice,
+) -> Result<(LoadedModel, Vec<Metric>), StageError> {
+    let input = ctx.input("model")?;
+    let timed = || {
         ctx.checkpoint()?;
         let clock = Instant::now();
-        let mut decoder = Decoder::start(model, &prompts, plan.generate);
-        let first_token = clock.elapsed().as_secs_f64();
-        let clock = Instant::now();
-        for _ in 1..plan.generate {
-            decoder.step();
-        }
-        let rest = clock.elapsed().as_secs_f64();
-        cache_bytes = decoder.cache_bytes();
-        if i >= plan.warmup {
-            prefill.push((batch * plan.prompt) as f64 / first_token);
-            decode.push((batch * (plan.generate - 1)) as f64 / rest);
-        }
-        ctx.progress(i + 1, plan.warmup + plan.repeat, &format!("repeats at batch {batch}"));
-    }
-    let named = |name: &str, samples: &[f64]| {
-        let metric = summary(&format!("{name}.b{batch}"), "tokens/s", Better::Higher, samples);
-        if headline { metric.headline() } else { metric }
+        let loaded = load_model(ctx.store, input, device, plan.positions())?;
+        Ok::<_, StageError>((loaded, clock.elapsed().as_secs_f64()))
     };
-    let mut metrics = vec![named("prefill", &prefill)];
-    if plan.generate > 1 {
-        metrics.push(named("decode", &decode));
+    let (mut loaded, first) = timed()?;
+    let mut warm = Vec::new();
+    for _ in 0..plan.repeat {
+        // one copy at a time: the peak is to be that of a model in use
+        drop(loaded);
+        let seconds;
+        (loaded, seconds) = timed()?;
+        warm.push(seconds);
     }
-    metrics.push(Metric::new(format!("kv-cache.b{batch}"), cache_bytes as f64, "bytes", Better::Lower));
-    Ok(metrics)
+    let first = Metric::new("load.first", first, "s", Better::Lower).n(1);
+    Ok((loaded, vec![first, summary("load.warm", "s", Better::Lower, &warm)]))
 }
 
-/// Prompts of arbitrary tokens, the same in every run.
-fn prompts(batch: usize, length: usize, vocabulary: usize) -> Vec<Vec<u32>> {
-    let mut state = 42;
-    let mut token = || (splitmix64(&mut state) % vocabulary as u64) as u32;
-    (0..batch).map(|_| (0..length).map(|_| token()).collect()).collect()
+/// Of the first shape, what the study's table shows; the rest is in the record.
+fn shown(metric: Metric) -> Metric {
+    let headline = ["prefill.", "decode.", "cost."].iter().any(|kind| metric.name.starts_with(kind));
+    if headline { metric.headline() } else { metric }
 }
 
-/// Median of the samples, with their range.
-fn summary(name: &str, unit: &str, better: Better, samples: &[f64]) -> Metric {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
-    let (low, high) = (at(0), at(sorted.len() - 1));
-    let median = f64::midpoint(at((sorted.len() - 1) / 2), at(sorted.len() / 2));
-    Metric::new(name, median, unit, better).n(samples.len() as u64).range(low, high)
+/// What the device's allocator holds after the measurements, and has reserved at most; absent where it does not tell.
+fn device_memory(loaded: &LoadedModel) -> Vec<Metric> {
+    let Some(usage) = loaded.llama.device.memory_pool_usage() else { return Vec::new() };
+    let bytes = |name, value: u64| Metric::new(name, value as f64, "bytes", Better::Lower);
+    vec![
+        bytes("device-memory.in-use", usage.bytes_in_use),
+        bytes("device-memory.reserved", usage.bytes_reserved),
+    ]
 }

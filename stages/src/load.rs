@@ -2,6 +2,7 @@
 //! else is converted module by module, each module a unit of its own.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qpipe_cache::{Digest, KeyDoc, Mapped, Store};
@@ -20,6 +21,26 @@ use crate::model::compute::ComputeDtype;
 const MODULE_SEMANTICS: u32 = 1;
 
 const GGUF: &str = "model.gguf";
+
+/// Models compiled into the program.
+const EMBEDDED: &[&str] = &["tiny"];
+
+/// Where a checkpoint is.
+enum Place<'a> {
+    Embedded,
+    Folder(&'a Path),
+    Gguf(&'a Path),
+}
+
+impl<'a> Place<'a> {
+    /// From the parameters; a bare path is a folder if there is a folder, else a GGUF file.
+    fn of(params: &'a Params) -> Option<Self> {
+        let bare = || params.file("from").map(|p| if p.is_dir() { Self::Folder(p) } else { Self::Gguf(p) });
+        let embedded = || params.text("from.embedded").or(params.text("from")).map(|_| Self::Embedded);
+        let folder = params.file("from.path").map(Self::Folder);
+        folder.or_else(|| params.file("from.file").map(Self::Gguf)).or_else(bare).or_else(embedded)
+    }
+}
 
 pub struct Load {
     spec: StageSpec,
@@ -42,9 +63,11 @@ impl Default for Load {
 }
 
 fn schema() -> Schema {
-    let from = NodeSpec::group("from", "Where the checkpoint is; exactly one of these.")
+    let any = "Where the checkpoint is: an embedded model's name, a Hugging Face folder or a `.gguf` file; or, instead, \
+               exactly one of the properties.";
+    let from = NodeSpec::value(ParamSpec::new("from", ParamType::FileOr(EMBEDDED), any).location())
         .prop(
-            ParamSpec::new("embedded", ParamType::Choice(&["tiny"]), "A model compiled into the program.")
+            ParamSpec::new("embedded", ParamType::Choice(EMBEDDED), "A model compiled into the program.")
                 .location(),
         )
         .prop(
@@ -83,35 +106,36 @@ impl Stage for Load {
     }
 
     fn check(&self, params: &Params) -> Vec<(String, String)> {
-        let given = ["from.embedded", "from.path", "from.file"].iter().filter(|p| params.has(p)).count();
-        if given == 1 {
+        let places = ["from", "from.embedded", "from.path", "from.file"];
+        if places.iter().filter(|p| params.has(p)).count() == 1 {
             return Vec::new();
         }
-        vec![(
-            "from".into(),
-            "exactly one of `embedded`, `path` and `file` says where the checkpoint is".into(),
-        )]
+        let message =
+            "exactly one of an argument, `embedded`, `path` and `file` says where the checkpoint is";
+        vec![("from".into(), message.into())]
     }
 
     fn sources(&self, params: &Params) -> Result<Vec<Source>, StageError> {
-        if params.has("from.embedded") {
-            let source = |f: &embedded::EmbeddedFile| Source {
-                name: f.name.into(),
-                data: SourceData::Embedded(f.bytes),
-            };
-            return Ok(embedded::TINY.iter().map(source).collect());
+        match Place::of(params) {
+            None => Err(StageError::config("`from` names no checkpoint")),
+            Some(Place::Embedded) => {
+                let source = |f: &embedded::EmbeddedFile| Source {
+                    name: f.name.into(),
+                    data: SourceData::Embedded(f.bytes),
+                };
+                Ok(embedded::TINY.iter().map(source).collect())
+            }
+            Some(Place::Gguf(path)) => {
+                Ok(vec![Source { name: GGUF.into(), data: SourceData::File(path.to_owned()) }])
+            }
+            Some(Place::Folder(path)) => {
+                let dir = HfDir::open(path).map_err(StageError::config)?;
+                let name =
+                    |p: &Path| p.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+                let source = |p: std::path::PathBuf| Source { name: name(&p), data: SourceData::File(p) };
+                Ok(dir.files().into_iter().map(source).collect())
+            }
         }
-        if let Some(path) = params.file("from.file") {
-            return Ok(vec![Source { name: GGUF.into(), data: SourceData::File(path.to_owned()) }]);
-        }
-        let Some(path) = params.file("from.path") else {
-            return Err(StageError::config("`from` names no checkpoint"));
-        };
-        let dir = HfDir::open(path).map_err(StageError::config)?;
-        let name = |p: &std::path::Path| {
-            p.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
-        };
-        Ok(dir.files().into_iter().map(|p| Source { name: name(&p), data: SourceData::File(p) }).collect())
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {

@@ -8,5 +8,6 @@ pub fn registry() -> StageRegistry {
         .with(Box::new(crate::load::Load::default()))
         .with(Box::new(crate::quantize::Quantize::default()))
         .with(Box::new(crate::evaluate::Evaluate::default()))
+        .with(Box::new(crate::generate::Generate::default()))
         .with(Box::new(crate::benchmark::Benchmark::default()))
 }

@@ -1,10 +1,14 @@
 //! Decoding with a cache, and packed weights, against the plain computation; on the embedded model.
 
 use burn::tensor::{Int, Tensor, TensorData};
+use qpipe_sdk::generation::Generation;
 use qpipe_sdk::{Artifact, Value};
+use qpipe_stages::generate::Generate;
 use qpipe_stages::load::Load;
-use qpipe_stages::model::generate::{Decoder, generate};
+use qpipe_stages::model::generate::{Decoder, Finish, GenerateError, Request, generate, greedy};
 use qpipe_stages::model::llama::Llama;
+use qpipe_stages::model::sampling::{Pick, Sampling};
+use qpipe_stages::weights::LoadedModel;
 
 use crate::stages::{Lab, text};
 
@@ -21,39 +25,120 @@ fn last_logits(model: &Llama, ids: &[u32]) -> Vec<f32> {
     model.logits(hidden).into_data().try_into_vec::<f32>().unwrap()
 }
 
-fn argmax(values: &[f32]) -> u32 {
-    let best = values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-    best.map_or(0, |(i, _)| i as u32)
+const SAMPLED: Pick = Pick::Sample(Sampling { temperature: 0.9, top_k: Some(40), top_p: 0.95, seed: 11 });
+
+/// Asserts that decoding a batch with a cache gives the tokens that the forward pass without one gives, each sequence
+/// by itself.
+fn assert_cache_changes_nothing(model: &Llama, prompts: &[Vec<u32>], pick: Pick) {
+    let (steps, first) = (16, 5);
+    let mut decoder = Decoder::picking(model, prompts, steps, pick, first);
+    let mut sequences = prompts.to_vec();
+    for step in 0..steps as u64 {
+        for (i, sequence) in sequences.iter_mut().enumerate() {
+            let token = pick.token(&last_logits(model, sequence), first + i as u64, step);
+            assert_eq!(decoder.next_tokens()[i], token, "{pick:?}, sequence {i}, step {step}");
+            sequence.push(token);
+        }
+        decoder.step();
+    }
 }
 
+/// Prompts of one length.
+fn prompts(model: &LoadedModel, texts: &[&str]) -> Vec<Vec<u32>> {
+    texts.iter().map(|text| model.tokenizer.encode(text, false).unwrap()[..6].to_vec()).collect()
+}
+
+const TEXTS: [&str; 3] = [
+    "It is warm. Ben walks to the garden.",
+    "It rains. Mia takes the red ball.",
+    "Tom is in the kitchen. Ann sees him.",
+];
+
 #[test]
-fn greedy_decoding_with_a_cache_equals_the_forward_pass_without_one() {
+fn decoding_with_a_cache_equals_the_forward_pass_without_one() {
     let lab = Lab::new();
     let model = lab.model(&tiny(&lab));
-    let prompt = model.tokenizer.encode("It is warm. Ben walks to the garden.", false).unwrap();
-    let generated = generate(&model.llama, &prompt, 24);
-    let mut sequence = prompt;
-    for (i, token) in generated.iter().enumerate() {
-        assert_eq!(argmax(&last_logits(&model.llama, &sequence)), *token, "token {i}");
-        sequence.push(*token);
+    let prompts = prompts(&model, &TEXTS);
+    for pick in [Pick::Greedy, SAMPLED] {
+        assert_cache_changes_nothing(&model.llama, &prompts[..1], pick);
+        assert_cache_changes_nothing(&model.llama, &prompts, pick);
     }
 }
 
 #[test]
-fn sequences_of_a_batch_do_not_influence_each_other() {
+fn so_it_does_on_packed_weights() {
+    let lab = Lab::new();
+    let base = tiny(&lab);
+    let double = ("scheme.double-quant", Value::Bool(true));
+    for params in
+        [vec![("scheme", text("nf4")), double], vec![("scheme", text("fp4"))], vec![("scheme", text("int8"))]]
+    {
+        let model = lab.model(&lab.quantize(&base, &params).artifact);
+        let prompts = prompts(&model, &TEXTS);
+        for pick in [Pick::Greedy, SAMPLED] {
+            assert_cache_changes_nothing(&model.llama, &prompts, pick);
+        }
+    }
+}
+
+#[test]
+fn the_end_of_sequence_token_ends_a_text_and_is_not_part_of_it() {
     let lab = Lab::new();
     let model = lab.model(&tiny(&lab));
-    let encode = |t: &str| model.tokenizer.encode(t, false).unwrap()[..6].to_vec();
-    let prompts =
-        [encode("It is warm. Ben walks to the garden."), encode("It rains. Mia takes the red ball.")];
-    let mut together = Decoder::start(&model.llama, &prompts, 8);
-    let mut apart: Vec<_> =
-        prompts.iter().map(|p| Decoder::start(&model.llama, std::slice::from_ref(p), 8)).collect();
-    for _ in 0..8 {
-        let alone: Vec<u32> = apart.iter().map(|d| d.next_tokens()[0]).collect();
-        assert_eq!(together.next_tokens(), alone);
-        together.step();
-        apart.iter_mut().for_each(Decoder::step);
+    let prompt = &prompts(&model, &TEXTS)[0];
+    let whole = greedy(&model.llama, prompt, 12).unwrap();
+    let eos = whole[7];
+    let until = whole.iter().position(|token| *token == eos).unwrap();
+    let request = Request { max_tokens: 12, pick: Pick::Greedy, sequence: 0, eos: Some(eos) };
+    let ended = generate::<GenerateError>(&model.llama, prompt, &request, &mut |_| Ok(())).unwrap();
+    assert_eq!(ended, (whole[..until].to_vec(), Finish::Eos));
+    let unending = Request { eos: None, ..request };
+    let all = generate::<GenerateError>(&model.llama, prompt, &unending, &mut |_| Ok(())).unwrap();
+    assert_eq!(all, (whole, Finish::Length));
+}
+
+#[test]
+fn more_tokens_than_the_context_holds_are_a_typed_error() {
+    let lab = Lab::new();
+    let model = lab.model(&tiny(&lab));
+    let context = model.llama.config.max_position_embeddings;
+    let prompt = vec![1; context - 3];
+    assert_eq!(greedy(&model.llama, &prompt, 3).unwrap().len(), 3, "a full context");
+    let error = greedy(&model.llama, &prompt, 4).unwrap_err();
+    assert_eq!(error, GenerateError::Context { prompt: context - 3, max_tokens: 4, context });
+    assert_eq!(greedy(&model.llama, &[], 4).unwrap_err(), GenerateError::Empty);
+}
+
+#[test]
+fn a_generation_is_the_same_again_and_its_texts_are_those_of_the_decoder() {
+    let sampled = [
+        ("prompt", Value::List(TEXTS.map(text).into())),
+        ("max-tokens", Value::Int(8)),
+        ("decoding", text("sample")),
+        ("decoding.seed", Value::Int(3)),
+        ("stop", Value::Bool(false)),
+    ];
+    let run = |params: &[(&str, Value)]| {
+        let lab = Lab::new();
+        let outcome = lab.run(&Generate::default(), params, &[("model", &tiny(&lab))]).unwrap();
+        Generation::read(&lab.store.read(&outcome.artifact.digest).unwrap()).unwrap().samples
+    };
+    let (once, again) = (run(&sampled), run(&sampled));
+    assert_eq!(once, again);
+    let mut other = sampled.to_vec();
+    other[3] = ("decoding.seed", Value::Int(4));
+    assert_ne!(run(&other), once, "another seed");
+    let lab = Lab::new();
+    let model = lab.model(&tiny(&lab));
+    let pick = Pick::Sample(Sampling { temperature: 1.0, top_k: None, top_p: 1.0, seed: 3 });
+    for (i, sample) in once.iter().enumerate() {
+        assert_eq!((sample.prompt.as_str(), sample.finish.as_str()), (TEXTS[i], "length"));
+        let request = Request { max_tokens: 8, pick, sequence: i as u64, eos: None };
+        let (tokens, _) =
+            generate::<GenerateError>(&model.llama, &sample.prompt_tokens, &request, &mut |_| Ok(()))
+                .unwrap();
+        assert_eq!(sample.tokens, tokens);
+        assert_eq!(sample.text, model.tokenizer.decode(&tokens).unwrap());
     }
 }
 
@@ -130,4 +215,8 @@ fn a_folder_is_loaded_like_the_embedded_model() {
     let params = [("from.path", Value::File(folder)), ("compute-dtype", text("f32"))];
     let from_folder = lab.run(&Load::default(), &params, &[]).unwrap().artifact;
     assert_eq!(from_folder.digest, tiny(&lab).digest);
+    for place in [text("tiny"), Value::File(crate::golden("../../pipelines/tiny"))] {
+        let bare = [("from", place), ("compute-dtype", text("f32"))];
+        assert_eq!(lab.run(&Load::default(), &bare, &[]).unwrap().artifact.digest, from_folder.digest);
+    }
 }

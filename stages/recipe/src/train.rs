@@ -157,6 +157,43 @@ mod tests {
     use super::*;
     use crate::parameters::Parameter;
 
+    /// A few steps of a small model on the CPU, into a folder of its own.
+    fn trained(seed: u64) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = Arguments {
+            out: folder.path().to_owned(),
+            steps: 4,
+            batch: 16,
+            rate: 2e-3,
+            seed,
+            hidden: 64,
+            layers: 2,
+            residents: 40,
+            every: 100,
+            device: "cpu".into(),
+        };
+        train(&arguments).unwrap();
+        folder
+    }
+
+    #[test]
+    fn the_same_seed_on_the_same_device_gives_the_same_bytes() {
+        let (first, second, other) = (trained(3), trained(3), trained(4));
+        let files = [
+            "model.safetensors",
+            "config.json",
+            "tokenizer.json",
+            "boolq.jsonl",
+            "stories.jsonl",
+            "training.json",
+        ];
+        let bytes = |folder: &tempfile::TempDir, file: &str| fs::read(folder.path().join(file)).unwrap();
+        for file in files {
+            assert!(bytes(&first, file) == bytes(&second, file), "`{file}` differs");
+        }
+        assert!(bytes(&first, "model.safetensors") != bytes(&other, "model.safetensors"), "the seed matters");
+    }
+
     fn nudged(parameters: &Parameters, name: &str, by: f32) -> Parameters {
         let mut nudged = parameters.clone();
         let Some(Parameter::Matrix(t)) = nudged.0.get_mut(name) else { panic!("`{name}` is a matrix") };

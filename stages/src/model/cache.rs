@@ -39,6 +39,12 @@ impl KvCache {
         self.capacity - self.len
     }
 
+    /// Bytes that such a cache will hold.
+    pub fn bytes_for(config: &LlamaConfig, batch: usize, capacity: usize) -> u64 {
+        let positions = (batch * capacity) as u64 * (config.num_key_value_heads * config.head_dim) as u64;
+        2 * config.num_hidden_layers as u64 * positions * size_of::<f32>() as u64
+    }
+
     /// Bytes held: `2 · layers · batch · kv heads · capacity · head dim · 4`.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(|l| 2 * l.keys.shape().num_elements() * size_of::<f32>()).sum()

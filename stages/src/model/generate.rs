@@ -5,24 +5,36 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::cache::KvCache;
 use super::llama::Llama;
 use super::ops::host_values;
+use super::sampling::Pick;
 
-/// A batch of sequences being decoded greedily, in step.
+/// A batch of sequences being decoded in step.
 pub struct Decoder<'a> {
     model: &'a Llama,
     cache: KvCache,
+    pick: Pick,
+    /// The number of the first sequence, which draws depend on; the others follow.
+    first: u64,
+    /// Tokens picked of each sequence so far.
+    steps: u64,
     /// The next token of each sequence.
     next: Vec<u32>,
 }
 
 impl<'a> Decoder<'a> {
-    /// Reads the prompts (all of one length) and picks each sequence's first new token. `room`: how many new
+    /// Reads the prompts (all of one length) and picks each sequence's first new token greedily. `room`: how many new
     /// tokens the cache must hold.
     pub fn start(model: &'a Llama, prompts: &[Vec<u32>], room: usize) -> Self {
+        Self::picking(model, prompts, room, Pick::Greedy, 0)
+    }
+
+    /// Like [`Self::start`], picking tokens in another way; `first` is the first sequence's number.
+    pub fn picking(model: &'a Llama, prompts: &[Vec<u32>], room: usize, pick: Pick, first: u64) -> Self {
         let (batch, length) = (prompts.len(), prompts.first().map_or(0, Vec::len));
-        let mut cache = KvCache::new(&model.config, batch, length + room, &model.device);
-        let ids: Vec<i64> = prompts.iter().flatten().map(|id| i64::from(*id)).collect();
-        let next = forward(model, &mut cache, ids, [batch, length]);
-        Self { model, cache, next }
+        let cache = KvCache::new(&model.config, batch, length + room, &model.device);
+        let mut decoder = Self { model, cache, pick, first, steps: 0, next: Vec::new() };
+        let ids = prompts.iter().flatten().map(|id| i64::from(*id)).collect();
+        decoder.feed(ids, [batch, length]);
+        decoder
     }
 
     /// The next token of each sequence, before [`Self::step`] consumes it.
@@ -34,45 +46,102 @@ impl<'a> Decoder<'a> {
     pub fn step(&mut self) {
         let ids: Vec<i64> = self.next.iter().map(|id| i64::from(*id)).collect();
         let batch = ids.len();
-        self.next = forward(self.model, &mut self.cache, ids, [batch, 1]);
+        self.feed(ids, [batch, 1]);
     }
 
     /// Bytes of the cache.
     pub fn cache_bytes(&self) -> usize {
         self.cache.bytes()
     }
-}
 
-/// Runs `ids` `[batch, seq]` and returns the greedy token after each sequence's last position.
-fn forward(model: &Llama, cache: &mut KvCache, ids: Vec<i64>, [batch, seq]: [usize; 2]) -> Vec<u32> {
-    let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, seq]), &model.device);
-    let hidden = model.hidden(tokens, Some(cache));
-    let width = hidden.dims()[1];
-    let last = hidden.reshape([batch, seq, width]).narrow(1, seq - 1, 1).reshape([batch, width]);
-    let logits = host_values(model.logits(last));
-    logits.chunks(model.config.vocab_size).map(argmax).collect()
-}
-
-/// Index of the largest value; the first of equals.
-fn argmax(values: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
-        }
+    /// Runs `ids` `[batch, seq]` and picks a token after each sequence's last position.
+    fn feed(&mut self, ids: Vec<i64>, [batch, seq]: [usize; 2]) {
+        let model = self.model;
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, seq]), &model.device);
+        let hidden = model.hidden(tokens, Some(&mut self.cache));
+        let width = hidden.dims()[1];
+        let last = hidden.reshape([batch, seq, width]).narrow(1, seq - 1, 1).reshape([batch, width]);
+        let logits = host_values(model.logits(last));
+        let rows = logits.chunks(model.config.vocab_size).zip(self.first..);
+        self.next = rows.map(|(row, sequence)| self.pick.token(row, sequence, self.steps)).collect();
+        self.steps += 1;
     }
-    best as u32
 }
 
-/// Greedy continuation of one prompt by `count` tokens.
-pub fn generate(model: &Llama, prompt: &[u32], count: usize) -> Vec<u32> {
-    let mut decoder = Decoder::start(model, &[prompt.to_vec()], count);
-    let mut out = Vec::with_capacity(count);
-    while out.len() < count {
-        out.push(decoder.next_tokens()[0]);
-        if out.len() < count {
-            decoder.step();
-        }
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// The model gave its end-of-sequence token, which is not part of the text.
+    Eos,
+    /// As many tokens as were asked for.
+    Length,
+}
+
+/// What is asked of [`generate`].
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    pub max_tokens: usize,
+    pub pick: Pick,
+    /// The sequence's number, which draws depend on.
+    pub sequence: u64,
+    /// The end-of-sequence token; `None` never stops.
+    pub eos: Option<u32>,
+}
+
+/// Why nothing can be generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenerateError {
+    #[error("the prompt has no tokens")]
+    Empty,
+    #[error(
+        "the prompt's {prompt} tokens and {max_tokens} new ones do not fit the model's context of {context}"
+    )]
+    Context { prompt: usize, max_tokens: usize, context: usize },
+}
+
+impl From<GenerateError> for qpipe_sdk::StageError {
+    fn from(error: GenerateError) -> Self {
+        Self::config(error)
     }
-    out
+}
+
+/// Checks that a prompt and what is to follow it fit a model's context of `context` tokens.
+pub fn check_context(prompt: usize, max_tokens: usize, context: usize) -> Result<(), GenerateError> {
+    match prompt {
+        0 => Err(GenerateError::Empty),
+        _ if prompt + max_tokens > context => Err(GenerateError::Context { prompt, max_tokens, context }),
+        _ => Ok(()),
+    }
+}
+
+/// Continues one prompt. `after_token` sees how many tokens there are and may stop the work by an error.
+pub fn generate<E: From<GenerateError>>(
+    model: &Llama,
+    prompt: &[u32],
+    request: &Request,
+    after_token: &mut dyn FnMut(usize) -> Result<(), E>,
+) -> Result<(Vec<u32>, Finish), E> {
+    let Request { max_tokens, pick, sequence, eos } = *request;
+    check_context(prompt.len(), max_tokens, model.config.max_position_embeddings)?;
+    let mut decoder = Decoder::picking(model, &[prompt.to_vec()], max_tokens, pick, sequence);
+    let mut tokens = Vec::with_capacity(max_tokens);
+    loop {
+        let token = decoder.next_tokens()[0];
+        if eos == Some(token) {
+            return Ok((tokens, Finish::Eos));
+        }
+        tokens.push(token);
+        after_token(tokens.len())?;
+        if tokens.len() >= max_tokens {
+            return Ok((tokens, Finish::Length));
+        }
+        decoder.step();
+    }
+}
+
+/// Greedy continuation of one prompt by `count` tokens, whatever they are.
+pub fn greedy(model: &Llama, prompt: &[u32], count: usize) -> Result<Vec<u32>, GenerateError> {
+    let request = Request { max_tokens: count, pick: Pick::Greedy, sequence: 0, eos: None };
+    generate(model, prompt, &request, &mut |_| Ok(())).map(|(tokens, _)| tokens)
 }

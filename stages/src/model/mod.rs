@@ -8,7 +8,8 @@
 //! | [`llama`] | the model: weights in, hidden states and logits out |
 //! | [`cache`] | keys and values of past positions |
 //! | [`score`] | log-likelihoods of given continuations |
-//! | [`generate`] | greedy decoding |
+//! | [`generate`] | decoding with a cache |
+//! | [`sampling`] | how the next token is picked |
 
 pub mod cache;
 pub mod compute;
@@ -16,4 +17,5 @@ pub mod generate;
 pub mod linear;
 pub mod llama;
 pub mod ops;
+pub mod sampling;
 pub mod score;
