@@ -5,6 +5,10 @@
     reason = "a test fails by panicking; these helpers stand outside its functions"
 )]
 
+mod documents;
+mod errors;
+mod generate;
+mod init;
 mod pipelines;
 mod processes;
 mod program;

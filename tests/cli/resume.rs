@@ -61,37 +61,68 @@ fn units(events: &[Value]) -> (usize, usize) {
     (all.len() - found, found)
 }
 
-#[test]
-fn a_killed_run_loses_no_finished_unit() {
-    let whole = Project::new(STUDY);
-    whole.ok(&["run", "study.kdl"]);
-    let (total, _) = units(&Project::events(&whole.last_run()));
-    let table = fs::read(whole.last_run().join("table.csv")).unwrap();
-
-    let project = Project::new(STUDY);
+/// Starts a run and kills it as soon as `far_enough` of its events; gives the units it had told of as done.
+fn killed(project: &Project, far_enough: impl Fn(&[Value]) -> bool) -> usize {
     let mut child = project.start(&["run", "study.kdl"]);
     let deadline = Instant::now() + Duration::from_mins(2);
     let before = loop {
         assert!(Instant::now() < deadline, "the run made no progress");
-        sleep(Duration::from_millis(5));
-        if !project.store().join("runs").exists()
-            || fs::read_dir(project.store().join("runs")).unwrap().count() == 0
-        {
+        sleep(Duration::from_millis(2));
+        let runs = project.store().join("runs");
+        if !runs.exists() || fs::read_dir(runs).unwrap().count() == 0 {
             continue;
         }
-        let done = units(&Project::events(&project.last_run())).0;
-        if done > total / 3 {
-            break done;
+        let events = Project::events(&project.last_run());
+        if far_enough(&events) {
+            break units(&events).0;
         }
         assert!(child.try_wait().unwrap().is_none(), "the run ended before it was killed");
     };
     child.kill().unwrap();
     child.wait().unwrap();
+    before
+}
 
+/// Asserts that the run after a kill does again nothing that was done, and ends as a whole one does.
+fn assert_continues(project: &Project, before: usize, total: usize, table: &[u8]) {
     assert!(project.ok(&["runs", "ls"]).contains("interrupted"));
     project.ok(&["run", "study.kdl"]);
     let (ran, _) = units(&Project::events(&project.last_run()));
     assert!(ran + before <= total, "{before} units were done, then {ran} of {total} again");
     assert_eq!(fs::read(project.last_run().join("table.csv")).unwrap(), table);
     project.ok(&["cache", "verify"]);
+}
+
+#[test]
+fn a_killed_run_loses_no_finished_unit() {
+    let whole = Project::new(STUDY);
+    whole.ok(&["run", "study.kdl"]);
+    let (total, _) = units(&Project::events(&whole.last_run()));
+    let table = fs::read(whole.last_run().join("table.csv")).unwrap();
+    let project = Project::new(STUDY);
+    let before = killed(&project, |events| units(events).0 > total / 3);
+    assert_continues(&project, before, total, &table);
+}
+
+/// Units of one stage that a run's events tell of as done now.
+fn units_of(events: &[Value], stage: &str) -> usize {
+    let label = format!("\"label\":\"{stage}");
+    let own: Vec<Value> = events.iter().filter(|e| e.to_string().contains(&label)).cloned().collect();
+    units(&own).0
+}
+
+#[test]
+fn a_kill_inside_quantize_and_inside_evaluate_continues_inside_the_stage() {
+    let whole = Project::new(STUDY);
+    whole.ok(&["run", "study.kdl"]);
+    let events = Project::events(&whole.last_run());
+    let (total, _) = units(&events);
+    let table = fs::read(whole.last_run().join("table.csv")).unwrap();
+    for stage in ["weights", "quality"] {
+        let of_stage = units_of(&events, stage);
+        assert!(of_stage >= 6, "{stage} has {of_stage} units");
+        let project = Project::new(STUDY);
+        let before = killed(&project, |events| units_of(events, stage) >= 2);
+        assert_continues(&project, before, total, &table);
+    }
 }

@@ -54,6 +54,8 @@ pub enum Command {
     Check(StudyArgs),
     /// Lay manifests out in one way; comments and spellings stay.
     Fmt(FmtArgs),
+    /// Write a study to begin with.
+    Init(InitArgs),
     /// Explain a diagnostic code, or list all of them.
     Explain {
         /// Such as `qpipe::manifest::varies_many`, or its last part.
@@ -94,6 +96,19 @@ pub struct PlanArgs {
     /// The plan as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct InitArgs {
+    /// Where its files go.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Which study.
+    #[arg(long, value_name = "NAME", default_value = "ablation")]
+    pub template: String,
+    /// List the studies there are.
+    #[arg(long)]
+    pub list: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -58,6 +58,16 @@ pub enum CliError {
     #[error("failed to write `{}`: {source}", path.display())]
     #[diagnostic(code(qpipe::cli::write_file))]
     WriteFile { path: PathBuf, source: io::Error },
+    #[error("`{}` is there already", path.display())]
+    #[diagnostic(code(qpipe::cli::file_exists), help("nothing was written; name another folder"))]
+    FileExists { path: PathBuf },
+    #[error("there is no template `{name}`")]
+    #[diagnostic(code(qpipe::cli::unknown_template))]
+    UnknownTemplate {
+        name: String,
+        #[help]
+        help: String,
+    },
     #[error("there is no diagnostic `{code}`")]
     #[diagnostic(code(qpipe::cli::unknown_code))]
     UnknownCode {
@@ -105,6 +115,8 @@ impl CliError {
             | Self::WriteFile { .. } => Exit::Manifest,
             Self::Select(SelectError::Nothing) => Exit::Nothing,
             Self::UnknownCode { .. }
+            | Self::FileExists { .. }
+            | Self::UnknownTemplate { .. }
             | Self::UnknownStageType { .. }
             | Self::UnknownRun { .. }
             | Self::NoPin { .. }

@@ -12,6 +12,7 @@ mod machine;
 mod panics;
 pub mod printer;
 mod signals;
+pub mod templates;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

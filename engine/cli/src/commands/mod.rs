@@ -6,6 +6,7 @@ mod explain;
 mod fmt;
 mod gc;
 mod graph;
+mod init;
 mod plan;
 mod run;
 mod runs;
@@ -37,6 +38,7 @@ pub fn run(
         Command::Plan(plan) => plan::plan(registry, &args.store, plan, printer),
         Command::Check(study) => check::check(registry, study, printer),
         Command::Fmt(args) => fmt::fmt(args, printer),
+        Command::Init(args) => init::init(args, printer),
         Command::Explain { code } => explain::explain(code.as_deref(), printer),
         Command::Schema(args) => schema::schema(registry, args, printer),
         Command::Graph(args) => graph::graph(registry, args, printer),

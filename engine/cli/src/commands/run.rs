@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
 use qpipe_engine::plan::{self, Force, NodeState, Plan, PlanOptions};
-use qpipe_engine::record::Recorder;
+use qpipe_engine::record::{self, Recorder};
 use qpipe_engine::report::{self, HumanReporter, StudyTable};
 use qpipe_engine::run::{self, RunEvent, RunEventKind, RunObserver, RunOptions, RunOutcome, RunResult};
 use qpipe_engine::worker::{Limits, Pool, WorkerCommand, isolate};
@@ -39,7 +39,7 @@ pub(super) fn run(
     if let Some(goals) = &options.goals {
         goals.check(&study, &plan)?;
     }
-    let mut recorder = record(&store, &study, &plan, printer);
+    let mut recorder = open_record(&store, &study, &plan, printer);
     let result = {
         let mut watching = observers(args.format, printer, recorder.as_mut());
         run::run(&study, &plan, &registry, &store, &options, &mut watching)
@@ -49,7 +49,8 @@ pub(super) fn run(
         printer.data_block(&report::terminal(&table, printer.width));
     }
     summary::tell(&result, &all.line, printer);
-    if let Some(recorder) = recorder {
+    if let Some(mut recorder) = recorder {
+        recorder.keep_samples(record::samples(&study, &result, &store));
         finish_record(recorder, &study, &plan, &result, &table, printer);
     }
     let exit = exit(&result);
@@ -111,7 +112,7 @@ fn force(study: &Study, args: &RunArgs) -> Result<Force, CliError> {
 }
 
 /// The record, if it can be had: a run is worth more than its record.
-fn record(store: &Store, study: &Study, plan: &Plan, printer: &mut Printer) -> Option<Recorder> {
+fn open_record(store: &Store, study: &Study, plan: &Plan, printer: &mut Printer) -> Option<Recorder> {
     let made = Recorder::create(&store.runs_dir(), study, plan);
     made.map_err(|error| printer.human(&format!("warning: this run leaves no record: {error}"))).ok()
 }

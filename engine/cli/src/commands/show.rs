@@ -1,7 +1,9 @@
 //! `qpipe runs show` and `qpipe runs diff`: one run, and what differs between two.
 
 use qpipe_cache::Store;
-use qpipe_engine::record::{self, InputChange, NodeStatus, ResultDiff, RunDiff, RunRecord, RunSummary};
+use qpipe_engine::record::{
+    self, InputChange, NodeSamples, NodeStatus, ResultDiff, RunDiff, RunRecord, RunSummary,
+};
 use qpipe_engine::report::{duration, quantity};
 
 use crate::error::CliError;
@@ -23,7 +25,20 @@ pub(super) fn show(store: &Store, id: &str, json: bool, printer: &mut Printer) -
         vec![node.label.clone(), ended.to_owned(), time.map_or_else(String::new, duration), why]
     }));
     printer.columns(&nodes);
+    for node in record::samples_of(&record.summary, store) {
+        show_samples(&node, printer);
+    }
     Ok(Exit::Ok)
+}
+
+/// The first texts that a node generated.
+fn show_samples(node: &NodeSamples, printer: &mut Printer) {
+    printer.data("");
+    printer.data(&format!("{} ({} of {} texts)", node.node, node.samples.len(), node.all));
+    for sample in &node.samples {
+        let shown = format!("{} → {}", sample.prompt, sample.text.trim_start());
+        shown.lines().for_each(|line| printer.data(&format!("  {line}")));
+    }
 }
 
 fn about(record: &RunRecord) -> Vec<Vec<String>> {
