@@ -168,7 +168,7 @@ mod tests {
             seed,
             hidden: 64,
             layers: 2,
-            residents: 40,
+            residents: 8000,
             every: 100,
             device: "cpu".into(),
         };
