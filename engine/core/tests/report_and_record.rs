@@ -44,6 +44,24 @@ fn csv_has_every_metric_in_long_form() {
 }
 
 #[test]
+fn paired_differences_stand_with_their_intervals_and_what_they_are_from() {
+    let lab = Lab::new();
+    let mut study = Recipe { task: "paired", ..Recipe::new(&["nf4", "fp4", "int8"]) }.study();
+    let base = study.cells[0].nodes.get("base").unwrap();
+    for node in study.nodes.iter_mut().filter(|node| *node.kind == *"evaluate") {
+        let model = node.inputs.get("model").unwrap();
+        node.inputs = [("against".to_owned(), base), ("model".to_owned(), model)].into_iter().collect();
+    }
+    let table = StudyTable::new(&study, &lab.run(&study));
+    insta::assert_snapshot!(terminal(&table, 140));
+    insta::assert_snapshot!(csv(&table).unwrap());
+    let json = serde_json::to_value(TableDoc::new(&table)).unwrap();
+    let metrics = json["cells"][1]["metrics"].as_array().unwrap();
+    let f1 = metrics.iter().find(|m| m["metric"] == "boolq.f1").unwrap();
+    assert_eq!((&f1["paired"]["against"], &f1["paired"]["wrong_to_right"]), (&"base".into(), &12.into()));
+}
+
+#[test]
 fn json_says_how_each_stage_ended_and_what_is_infinite() {
     let value = serde_json::to_value(TableDoc::new(&table_of(&["nf4", "fp4"], true))).unwrap();
     assert_eq!(value["schema"], 1);

@@ -31,7 +31,7 @@ pub mod value;
 pub use error::{ErrorClass, StageError};
 pub use event::{Cancel, EventSink, StageEvent};
 pub use intern::{intern, intern_all};
-pub use metric::{Better, Metric};
+pub use metric::{Better, Metric, Paired};
 pub use resources::{GpuNeed, Resources};
 pub use schema::{Applies, KeyedChoice, Names, NodeForm, NodeSpec, ParamSpec, ParamType, Schema};
 pub use spec::{ArtifactKind, Determinism, PortSpec, StageSpec};

@@ -32,9 +32,35 @@ pub struct Metric {
     /// What a trivial answer would score (majority class, always-yes), so that nobody is misled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trivial: Option<f64>,
+    /// How it differs from the same metric of another model on the same items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paired: Option<Paired>,
     /// Shown in the study's summary table.
     #[serde(default)]
     pub headline: bool,
+}
+
+/// A difference measured item by item: this result minus that of the model at another port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Paired {
+    /// The input port of what is compared with.
+    pub port: String,
+    pub difference: f64,
+    /// The 95 % interval of the difference.
+    pub low: f64,
+    pub high: f64,
+    /// Two-sided, of no difference, not corrected for other comparisons. `None` where a model meets itself: there
+    /// is nothing to test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
+    /// The smallest difference that this many items would show with 80 % probability at the 5 % level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detectable: Option<f64>,
+    /// Items that the other model had right and this one has wrong, where items are right or wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right_to_wrong: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong_to_right: Option<u64>,
 }
 
 impl Metric {
@@ -48,6 +74,7 @@ impl Metric {
             stderr: None,
             range: None,
             trivial: None,
+            paired: None,
             headline: false,
         }
     }
@@ -73,6 +100,12 @@ impl Metric {
     #[must_use]
     pub fn trivial(mut self, value: f64) -> Self {
         self.trivial = Some(value);
+        self
+    }
+
+    #[must_use]
+    pub fn paired(mut self, paired: Option<Paired>) -> Self {
+        self.paired = paired;
         self
     }
 

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::table::{Column, Entry, Row, StageEnd, StudyTable, TABLE_SCHEMA};
 use crate::run::metrics::Number;
 
-const HEADER: [&str; 12] = [
+const HEADER: [&str; 21] = [
     "cell",
     "stage",
     "metric",
@@ -21,6 +21,15 @@ const HEADER: [&str; 12] = [
     "trivial",
     "baseline_value",
     "difference",
+    "against",
+    "paired_difference",
+    "paired_low",
+    "paired_high",
+    "p",
+    "p_holm",
+    "detectable",
+    "right_to_wrong",
+    "wrong_to_right",
 ];
 
 /// Long CSV: one line per cell and metric; what is unknown is empty. Cells whose stages failed have no lines for
@@ -37,8 +46,10 @@ pub fn csv(table: &StudyTable) -> Result<String, csv::Error> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn csv_line(row: &Row, entry: &Entry) -> [String; 12] {
-    let metric = &entry.metric;
+fn csv_line(row: &Row, entry: &Entry) -> [String; 21] {
+    let (metric, comparison) = (&entry.metric, entry.comparison.as_ref());
+    let paired = metric.paired.as_ref();
+    let count = |value: Option<u64>| value.map_or_else(String::new, |n| n.to_string());
     let number = |value: Option<f64>| value.map_or_else(String::new, |v| v.to_string());
     [
         row.cell.clone(),
@@ -46,13 +57,22 @@ fn csv_line(row: &Row, entry: &Entry) -> [String; 12] {
         metric.name.clone(),
         metric.value.to_string(),
         metric.unit.clone(),
-        metric.n.map_or_else(String::new, |n| n.to_string()),
+        count(metric.n),
         number(metric.stderr),
         number(metric.range.map(|(low, _)| low)),
         number(metric.range.map(|(_, high)| high)),
         number(metric.trivial),
         number(entry.baseline_value),
         number(entry.difference()),
+        comparison.map_or_else(String::new, |c| c.against.clone()),
+        number(paired.map(|p| p.difference)),
+        number(paired.map(|p| p.low)),
+        number(paired.map(|p| p.high)),
+        number(paired.and_then(|p| p.p)),
+        number(comparison.and_then(|c| c.adjusted_p)),
+        number(paired.and_then(|p| p.detectable)),
+        count(paired.and_then(|p| p.right_to_wrong)),
+        count(paired.and_then(|p| p.wrong_to_right)),
     ]
 }
 
@@ -120,6 +140,39 @@ struct MetricDoc<'a> {
     trivial: Option<Number>,
     baseline_value: Option<Number>,
     difference: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paired: Option<PairedDoc<'a>>,
+}
+
+/// `difference` here is paired, item by item, from the model of the stage `against`.
+#[derive(Serialize)]
+struct PairedDoc<'a> {
+    against: &'a str,
+    difference: Number,
+    low: Number,
+    high: Number,
+    p: Option<Number>,
+    p_holm: Option<Number>,
+    detectable: Option<Number>,
+    right_to_wrong: Option<u64>,
+    wrong_to_right: Option<u64>,
+}
+
+impl<'a> PairedDoc<'a> {
+    fn new(entry: &'a Entry) -> Option<Self> {
+        let (paired, comparison) = (entry.metric.paired.as_ref()?, entry.comparison.as_ref()?);
+        Some(Self {
+            against: &comparison.against,
+            difference: Number(paired.difference),
+            low: Number(paired.low),
+            high: Number(paired.high),
+            p: paired.p.map(Number),
+            p_holm: comparison.adjusted_p.map(Number),
+            detectable: paired.detectable.map(Number),
+            right_to_wrong: paired.right_to_wrong,
+            wrong_to_right: paired.wrong_to_right,
+        })
+    }
 }
 
 impl<'a> MetricDoc<'a> {
@@ -139,6 +192,7 @@ impl<'a> MetricDoc<'a> {
             trivial: metric.trivial.map(Number),
             baseline_value: entry.baseline_value.map(Number),
             difference: entry.difference().map(Number),
+            paired: PairedDoc::new(entry),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The table's texts, before any layout: what the terminal and Markdown have in common.
 
+use std::collections::BTreeMap;
+
 use qpipe_sdk::Better;
 
-use super::format;
 use super::table::{Column, Entry, Row, StageEnd, StudyTable};
+use super::{format, paired};
 
 /// Texts of the summary table.
 pub(super) struct Grid {
@@ -24,7 +26,7 @@ pub(super) struct Head {
 pub(super) struct Text {
     /// The value with its spread: `0.6123 ±0.0210`.
     pub(super) value: String,
-    /// The signed difference, if the cell has a baseline.
+    /// The paired difference with its interval, or else the signed difference from the cell's baseline.
     pub(super) difference: Option<String>,
 }
 
@@ -80,8 +82,21 @@ fn entry_text(entry: &Entry) -> Text {
         (None, Some((low, high))) => format!(" [{}–{}]", shown(low), shown(high)),
         (None, None) => String::new(),
     };
-    let difference = entry.difference().map(|d| format::difference(d, metric.value, &metric.unit));
+    let difference = paired_text(entry)
+        .or_else(|| entry.difference().map(|d| format::difference(d, metric.value, &metric.unit)));
     Text { value: format!("{}{spread}", shown(metric.value)), difference }
+}
+
+/// `-0.0049 [-0.0063, -0.0035]*`; only the sign of equality where a model meets itself.
+fn paired_text(entry: &Entry) -> Option<String> {
+    let (metric, comparison) = (&entry.metric, entry.comparison.as_ref()?);
+    let paired = metric.paired.as_ref()?;
+    let signed = |number: f64| format::difference(number, metric.value, &metric.unit);
+    if paired.p.is_none() {
+        return Some(signed(paired.difference));
+    }
+    let mark = if comparison.is_significant() { "*" } else { "" };
+    Some(format!("{} [{}, {}]{mark}", signed(paired.difference), signed(paired.low), signed(paired.high)))
 }
 
 fn trivial_row(table: &StudyTable) -> Option<(String, Vec<Text>)> {
@@ -94,11 +109,37 @@ fn trivial_row(table: &StudyTable) -> Option<(String, Vec<Text>)> {
     texts.iter().any(|t| !t.value.is_empty()).then(|| ("(trivial answer)".into(), texts))
 }
 
+/// The stages that shown paired differences are from, with the size of the largest family.
+fn compared(table: &StudyTable) -> BTreeMap<&str, usize> {
+    let shown = |entry: &&Entry| {
+        table.columns.iter().any(|c| c.stage == entry.stage && c.metric == entry.metric.name)
+    };
+    let mut all = BTreeMap::new();
+    for entry in table.rows.iter().flat_map(|row| &row.entries) {
+        let Some(comparison) = entry.comparison.as_ref().filter(|_| shown(&entry)) else { continue };
+        let family: &mut usize = all.entry(comparison.against.as_str()).or_default();
+        *family = comparison.family.max(*family);
+    }
+    all
+}
+
 fn notes(table: &StudyTable) -> Vec<String> {
     let mut notes = Vec::new();
+    let compared = compared(table);
     let baselines = table.baselines();
     if let (1, Some(baseline)) = (baselines.len(), baselines.first()) {
-        notes.push(format!("differences are from `{baseline}`"));
+        let others = if compared.is_empty() { "" } else { "other " };
+        notes.push(format!("{others}differences are from `{baseline}`"));
+    }
+    for (against, family) in compared {
+        notes.insert(
+            0,
+            format!(
+                "differences with a 95 % interval are paired, from the model of `{against}` on the same items; * p < {} \
+                 after Holm's correction for {family} comparisons",
+                paired::LEVEL
+            ),
+        );
     }
     if trivial_row(table).is_some() {
         notes.push("trivial answer: what always giving the same answer scores".into());

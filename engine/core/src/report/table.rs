@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use qpipe_sdk::{Better, Metric};
 use serde::Serialize;
 
+use super::paired::{self, Comparison};
 use crate::graph::{Cell, NodeId, Study};
 use crate::run::{NodeResult, RunResult};
 
@@ -65,6 +66,8 @@ pub struct Entry {
     pub metric: Metric,
     /// The same metric of the baseline cell; `None` for a baseline and where the baseline has no value.
     pub baseline_value: Option<f64>,
+    /// Of a metric with a paired difference: what it is compared with, and what that says in this study.
+    pub comparison: Option<Comparison>,
 }
 
 impl Entry {
@@ -89,7 +92,8 @@ impl StudyTable {
         let metrics: Vec<Vec<Metric>> =
             result.nodes.iter().map(|node| node.metrics().unwrap_or_default()).collect();
         let row = |cell| row(study, result, &stages, &metrics, cell);
-        let rows: Vec<Row> = study.cells.iter().map(row).collect();
+        let mut rows: Vec<Row> = study.cells.iter().map(row).collect();
+        paired::compare(study, &mut rows);
         let columns = columns(&study.report.columns, &stages, &rows);
         Self { study: study.name.clone(), columns, rows }
     }
@@ -127,7 +131,12 @@ fn row(study: &Study, result: &RunResult, stages: &[String], metrics: &[Vec<Metr
         for metric in &metrics[id.0] {
             let same = compared.and_then(|list| list.iter().find(|m| m.name == metric.name));
             let baseline_value = same.map(|m| m.value);
-            entries.push(Entry { stage: stage.clone(), metric: metric.clone(), baseline_value });
+            entries.push(Entry {
+                stage: stage.clone(),
+                metric: metric.clone(),
+                baseline_value,
+                comparison: None,
+            });
         }
     }
     Row {

@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use qpipe_sdk::{Better, Metric};
+use qpipe_sdk::protocol::wire::WirePaired;
+use qpipe_sdk::{Better, Metric, Paired};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ pub fn encode(metrics: &[Metric]) -> Value {
             "stderr": metric.stderr.map(number),
             "range": metric.range.map(|(low, high)| [number(low), number(high)]),
             "trivial": metric.trivial.map(number),
+            "paired": metric.paired.as_ref().map(WirePaired::from),
             "headline": metric.headline,
         })
     };
@@ -110,12 +112,14 @@ struct Stored {
     #[serde(default)]
     trivial: Option<Number>,
     #[serde(default)]
+    paired: Option<WirePaired>,
+    #[serde(default)]
     headline: bool,
 }
 
 impl From<Stored> for Metric {
     fn from(stored: Stored) -> Self {
-        let Stored { name, value, unit, better, n, stderr, range, trivial, headline } = stored;
+        let Stored { name, value, unit, better, n, stderr, range, trivial, paired, headline } = stored;
         Self {
             name,
             value: value.0,
@@ -125,6 +129,7 @@ impl From<Stored> for Metric {
             stderr: stderr.map(|n| n.0),
             range: range.map(|(low, high)| (low.0, high.0)),
             trivial: trivial.map(|n| n.0),
+            paired: paired.map(Paired::from),
             headline,
         }
     }
@@ -138,6 +143,9 @@ mod tests {
     fn metrics_round_trip_including_what_json_cannot_say() {
         let plain = Metric::new("f1", 0.5, "", Better::Higher).n(7).stderr(0.1).trivial(0.25).headline();
         let broken = Metric::new("ppl", f64::INFINITY, "", Better::Lower).range(1.0, f64::INFINITY);
+        let paired =
+            Paired { port: "against".into(), low: f64::NEG_INFINITY, p: Some(0.25), ..Paired::default() };
+        let broken = broken.paired(Some(Paired { wrong_to_right: Some(3), ..paired }));
         let text = encode(&[plain.clone(), broken.clone()]).to_string();
         let back = decode(&serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(back, [plain, broken]);

@@ -15,8 +15,8 @@ use qpipe_engine::plan::{Plan, PlanOptions, plan};
 use qpipe_engine::run::{RunEvent, RunOptions, RunResult, run};
 use qpipe_engine::sources::Sources;
 use qpipe_sdk::{
-    Artifact, ArtifactKind, Better, Cancel, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec,
-    ParamType, Params, PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec, Value,
+    Artifact, ArtifactKind, Better, Cancel, Context, Determinism, Metric, NodeSpec, Outcome, Paired,
+    ParamSpec, ParamType, Params, PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec, Value,
 };
 
 /// What the stages share with the test.
@@ -112,6 +112,17 @@ fn evaluate(switches: &Switches, ctx: &Context<'_>) -> Result<Outcome, StageErro
     let score = model.iter().map(|b| f64::from(*b)).sum::<f64>() % 100.0 / 100.0;
     let digest = ctx.store.put_bytes(format!("score {score}").as_bytes())?;
     let f1 = Metric::new("boolq.f1", score, "", Better::Higher).n(500).stderr(0.021).trivial(0.38).headline();
+    let against = (ctx.params.text("task") == Some("paired")).then(|| Paired {
+        port: "against".into(),
+        difference: score - 0.5,
+        low: score - 0.6,
+        high: score - 0.4,
+        p: Some(score / 50.0),
+        right_to_wrong: Some(3),
+        wrong_to_right: Some(12),
+        ..Paired::default()
+    });
+    let f1 = f1.paired(against);
     let speed = Metric::new("speed", 1000.0 + model.len() as f64, "tokens/s", Better::Higher);
     let speed = speed.range(990.0, 1200.0).headline();
     let kl = Metric::new("kl", f64::INFINITY, "nat", Better::Lower);

@@ -8,7 +8,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
 
-use crate::metric::{Better, Metric};
+use crate::metric::{Better, Metric, Paired};
 use crate::schema::{ParamType, Schema};
 use crate::value::{Params, Value};
 
@@ -133,8 +133,57 @@ pub struct WireMetric {
     pub range: Option<(Number, Number)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trivial: Option<Number>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paired: Option<WirePaired>,
     #[serde(default)]
     pub headline: bool,
+}
+
+/// A paired difference in a message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WirePaired {
+    pub port: String,
+    pub difference: Number,
+    pub low: Number,
+    pub high: Number,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p: Option<Number>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detectable: Option<Number>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right_to_wrong: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong_to_right: Option<u64>,
+}
+
+impl From<&Paired> for WirePaired {
+    fn from(paired: &Paired) -> Self {
+        Self {
+            port: paired.port.clone(),
+            difference: Number(paired.difference),
+            low: Number(paired.low),
+            high: Number(paired.high),
+            p: paired.p.map(Number),
+            detectable: paired.detectable.map(Number),
+            right_to_wrong: paired.right_to_wrong,
+            wrong_to_right: paired.wrong_to_right,
+        }
+    }
+}
+
+impl From<WirePaired> for Paired {
+    fn from(wire: WirePaired) -> Self {
+        Self {
+            port: wire.port,
+            difference: wire.difference.0,
+            low: wire.low.0,
+            high: wire.high.0,
+            p: wire.p.map(|number| number.0),
+            detectable: wire.detectable.map(|number| number.0),
+            right_to_wrong: wire.right_to_wrong,
+            wrong_to_right: wire.wrong_to_right,
+        }
+    }
 }
 
 fn neither() -> Better {
@@ -152,6 +201,7 @@ impl From<&Metric> for WireMetric {
             stderr: metric.stderr.map(Number),
             range: metric.range.map(|(low, high)| (Number(low), Number(high))),
             trivial: metric.trivial.map(Number),
+            paired: metric.paired.as_ref().map(WirePaired::from),
             headline: metric.headline,
         }
     }
@@ -168,6 +218,7 @@ impl From<WireMetric> for Metric {
             stderr: wire.stderr.map(|number| number.0),
             range: wire.range.map(|(low, high)| (low.0, high.0)),
             trivial: wire.trivial.map(|number| number.0),
+            paired: wire.paired.map(Paired::from),
             headline: wire.headline,
         }
     }
@@ -212,7 +263,10 @@ mod tests {
 
     #[test]
     fn metrics_round_trip_including_what_json_cannot_say() {
+        let paired =
+            Paired { port: "against".into(), difference: f64::INFINITY, p: Some(0.5), ..Paired::default() };
         let metric = Metric::new("ppl", f64::INFINITY, "", Better::Lower).range(1.0, f64::INFINITY).n(7);
+        let metric = metric.paired(Some(paired));
         let text = serde_json::to_string(&WireMetric::from(&metric)).unwrap();
         assert!(text.contains(r#""value":"inf""#), "{text}");
         assert_eq!(Metric::from(serde_json::from_str::<WireMetric>(&text).unwrap()), metric);
