@@ -1,75 +1,72 @@
-//! `evaluate`: tasks over a model. Every item's score is kept; metrics are computed from the item logs. A shard of
-//! items is a unit of its own, keyed by the model and the items' token ids, so a killed evaluation resumes and a
-//! raised limit scores only the new shards.
+//! `evaluate`: tasks over a model. Every item's score is kept, and metrics are computed from the item logs. A shard of
+//! items is a unit of its own ([`shard`]), so a killed evaluation resumes and a raised limit scores only the new items.
+//! With a second model at the port `against`, the same items are scored under both, and every difference is paired.
 //!
-//! Adding a task: one file here with its parameters, items and metrics, one line in [`TASKS`].
+//! | module | holds |
+//! |---|---|
+//! | [`task`] | what a task is |
+//! | [`choice`] | the protocol of questions with choices: requests, few-shot examples |
+//! | `boolq`, `hellaswag`, … | one task each: how a row becomes a question |
+//! | [`perplexity`], [`wikitext`] | tasks over whole texts |
+//! | [`custom`] | a task described in the manifest |
+//! | [`encode`] | token ids, as the harness makes them |
+//! | [`classify`], [`ratio`], [`divergence`] | metrics |
+//! | [`statistics`] | standard errors and paired comparisons |
+//!
+//! Adding a task: one file here, one line in [`TASKS`].
 
+mod arc;
 mod boolq;
+mod choice;
+mod classify;
+mod custom;
+mod divergence;
+mod encode;
+mod hellaswag;
+mod lambada;
+mod openbookqa;
 mod perplexity;
+mod piqa;
+mod ratio;
+mod rows;
+mod scoring;
 mod shard;
 pub mod statistics;
+mod task;
+mod wikitext;
+mod winogrande;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use qpipe_cache::Digest;
-use qpipe_formats::Tokenizer;
 use qpipe_sdk::{
-    Artifact, ArtifactKind, Context, Determinism, KeyedChoice, Metric, NodeSpec, Outcome, ParamSpec,
-    ParamType, Params, PortSpec, Resources, Schema, Source, SourceData, Stage, StageError, StageSpec, Value,
+    Artifact, ArtifactKind, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType, Params,
+    PortSpec, Resources, Schema, Source, SourceData, Stage, StageError, StageSpec, Value,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::device::ComputeDevice;
-use crate::embedded;
-use crate::model::llama::Llama;
-use crate::weights::{LoadedModel, load_model};
+use encode::Bos;
+pub use scoring::LoggedItem;
+use scoring::{Scoring, Subject};
+use statistics::paired::PORT as AGAINST;
+use task::Task;
 
 /// Format of the evaluation artifact.
-pub const FORMAT: &str = "qpipe.evaluation/1";
+pub const FORMAT: &str = "qpipe.evaluation/2";
 
-/// A task: how it is declared and how it runs.
-struct Task {
-    name: &'static str,
-    choice: fn() -> KeyedChoice,
-    /// The embedded data behind `data=tiny`.
-    embedded: &'static embedded::EmbeddedFile,
-    run: fn(&Scoring<'_>) -> Result<TaskResult, StageError>,
-}
-
-const TASKS: [Task; 2] = [
-    Task { name: "boolq", choice: boolq::choice, embedded: &embedded::TINY_QUESTIONS, run: boolq::run },
-    Task {
-        name: "perplexity",
-        choice: perplexity::choice,
-        embedded: &embedded::TINY_STORIES,
-        run: perplexity::run,
-    },
+const TASKS: [Task; 11] = [
+    boolq::TASK,
+    hellaswag::TASK,
+    arc::EASY,
+    arc::CHALLENGE,
+    piqa::TASK,
+    winogrande::TASK,
+    openbookqa::TASK,
+    lambada::TASK,
+    wikitext::TASK,
+    perplexity::TASK,
+    custom::TASK,
 ];
-
-/// The parameter every task has.
-fn data_param(doc: &'static str) -> ParamSpec {
-    ParamSpec::new("data", ParamType::FileOr(&["tiny"]), doc).required().location()
-}
-
-/// What a task's `run` works with.
-struct Scoring<'a> {
-    ctx: &'a Context<'a>,
-    model: &'a LoadedModel,
-    model_digest: Digest,
-    numerics: &'static str,
-    bos: Bos,
-    /// The task's name; its parameters are `task.NAME.*`, its data the source `task.NAME.data`.
-    task: &'static str,
-}
-
-/// What a task gives back.
-struct TaskResult {
-    /// Protocol, in words a report can print.
-    protocol: String,
-    /// Item log blobs, in order; each is JSON lines.
-    items: Vec<Digest>,
-    metrics: Vec<Metric>,
-}
 
 /// The evaluation artifact's document.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,87 +75,14 @@ pub struct EvaluationArtifact {
     pub tasks: BTreeMap<String, TaskLog>,
 }
 
-/// One task's protocol and item logs.
+/// One task's protocol and item logs: JSON lines of [`LoggedItem`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TaskLog {
     pub protocol: String,
-    pub items: Vec<Digest>,
-}
-
-/// Whether a beginning-of-sequence token is put in front.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bos {
-    /// As the tokenizer does by itself.
-    Tokenizer,
-    Always,
-    Never,
-}
-
-impl Bos {
-    fn of(params: &Params) -> Self {
-        match params.text("bos") {
-            Some("always") => Self::Always,
-            Some("never") => Self::Never,
-            _ => Self::Tokenizer,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Tokenizer => "tokenizer",
-            Self::Always => "always",
-            Self::Never => "never",
-        }
-    }
-
-    /// Token ids of a text under this policy; never two BOS in a row.
-    fn encode(self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, StageError> {
-        let mut ids = tokenizer.encode(text, self == Self::Tokenizer).map_err(StageError::config)?;
-        if self == Self::Always {
-            let bos = tokenizer.bos_token_id().or(tokenizer.eos_token_id());
-            let bos =
-                bos.ok_or_else(|| StageError::config("`bos always`, but the tokenizer names no such token"))?;
-            if ids.first() != Some(&bos) {
-                ids.insert(0, bos);
-            }
-        }
-        Ok(ids)
-    }
-}
-
-impl Scoring<'_> {
-    fn int(&self, name: &str) -> Option<usize> {
-        self.ctx.params.int(&self.param(name)).map(|n| n as usize)
-    }
-
-    fn param(&self, name: &str) -> String {
-        format!("task.{}.{name}", self.task)
-    }
-
-    /// The task's data as text.
-    fn data(&self) -> Result<String, StageError> {
-        let bytes = self.ctx.store.map(&self.ctx.source(&self.param("data"))?)?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|e| StageError::config(format!("task `{}`: {e}", self.task)))?;
-        Ok(text.to_owned())
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>, StageError> {
-        self.bos.encode(&self.model.tokenizer, text)
-    }
-
-    fn llama(&self) -> &Llama {
-        &self.model.llama
-    }
-}
-
-/// The objects of a JSON-lines text; an error names the line.
-fn json_lines<T: serde::de::DeserializeOwned>(task: &str, text: &str) -> Result<Vec<T>, StageError> {
-    let parse = |(i, line): (usize, &str)| {
-        serde_json::from_str(line)
-            .map_err(|e| StageError::config(format!("task `{task}`, line {}: {e}", i + 1)))
-    };
-    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
+    pub items: Digest,
+    /// The same items under the model that is compared with, where there is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Digest>,
 }
 
 pub struct Evaluate {
@@ -167,17 +91,28 @@ pub struct Evaluate {
 
 impl Default for Evaluate {
     fn default() -> Self {
+        let port = |name, doc, required| PortSpec {
+            name,
+            doc,
+            kind: ArtifactKind::new(ArtifactKind::MODEL),
+            required,
+        };
         Self {
             spec: StageSpec {
                 kind: "evaluate",
-                semantics: 1,
-                doc: "Scores a model on tasks, keeping every item's log-likelihoods.",
-                inputs: vec![PortSpec {
-                    name: "model",
-                    doc: "The model to evaluate.",
-                    kind: ArtifactKind::new(ArtifactKind::MODEL),
-                    required: true,
-                }],
+                semantics: 2,
+                doc: "Scores a model on tasks, keeping every item's log-likelihoods; with `against`, compares it with \
+                      another model on the same items.",
+                inputs: vec![
+                    port("model", "The model to evaluate.", true),
+                    port(
+                        AGAINST,
+                        "A model to compare with, item by item: differences get intervals and p-values (McNemar's exact \
+                         test, paired bootstrap), texts the KL divergence and top-1 agreement of the two models' \
+                         distributions.",
+                        false,
+                    ),
+                ],
                 output: ArtifactKind::new(ArtifactKind::EVALUATION),
                 schema: schema(),
                 determinism: Determinism::Seeded,
@@ -187,19 +122,33 @@ impl Default for Evaluate {
 }
 
 fn schema() -> Schema {
-    let choices = TASKS.iter().map(|t| (t.choice)()).collect();
     Schema::new(vec![
-        NodeSpec::keyed("task", "A task to score; one line each.", true, choices),
+        NodeSpec::keyed("task", "A task to score; one line each.", true, TASKS.iter().map(Task::choice).collect()),
         NodeSpec::value(
             ParamSpec::new(
                 "bos",
                 ParamType::Choice(&["tokenizer", "always", "never"]),
-                "Whether a beginning-of-sequence token is put in front; `tokenizer`: as the tokenizer does.",
+                "Whether a beginning-of-sequence token is put in front of a text. `tokenizer`: as the tokenizer does by \
+                 itself. A text that begins with one gets none added.",
             )
             .default(Value::Text("tokenizer".into())),
         ),
+        NodeSpec::value(
+            ParamSpec::new(
+                "batch-tokens",
+                ParamType::Int { min: 1, max: 1 << 24 },
+                "Tokens of one forward pass, padding included. Changes results by rounding alone (more for a model whose \
+                 products depend on what else is in the batch): varied, it shows a study's noise floor.",
+            )
+            .default(Value::Int(4096)),
+        ),
         crate::device::param(),
     ])
+}
+
+/// The tasks that are asked for.
+fn asked(params: &Params) -> impl Iterator<Item = &'static Task> {
+    TASKS.iter().filter(|task| params.has(&format!("task.{}", task.name)))
 }
 
 impl Stage for Evaluate {
@@ -207,16 +156,32 @@ impl Stage for Evaluate {
         &self.spec
     }
 
+    fn check(&self, params: &Params) -> Vec<(String, String)> {
+        let mut wrong = custom::check(params);
+        for task in asked(params) {
+            let path = |name: &str| format!("task.{}.{name}", task.name);
+            let shots = params.int(&path("shots")).unwrap_or(0);
+            if params.has(&path("shots-data")) && shots == 0 {
+                wrong.push((path("shots-data"), "`shots-data` has no effect without `shots`".into()));
+            }
+        }
+        wrong
+    }
+
     fn sources(&self, params: &Params) -> Result<Vec<Source>, StageError> {
-        let mut sources = Vec::new();
-        for task in TASKS.iter().filter(|t| params.has(&format!("task.{}", t.name))) {
+        let mut sources: Vec<Source> = params
+            .files()
+            .map(|(name, path)| Source { name: name.to_owned(), data: SourceData::File(path.to_owned()) })
+            .collect();
+        for task in asked(params) {
             let name = format!("task.{}.data", task.name);
-            let data = match params.get(&name) {
-                Some(Value::File(path)) => SourceData::File(path.clone()),
-                Some(Value::Text(_)) => SourceData::Embedded(task.embedded.bytes),
+            match (params.get(&name), task.embedded) {
+                (Some(Value::Text(_)), Some(embedded)) => {
+                    sources.push(Source { name, data: SourceData::Embedded(embedded.bytes) });
+                }
+                (Some(Value::File(_)), _) => {}
                 _ => return Err(StageError::config(format!("`{name}` is missing"))),
-            };
-            sources.push(Source { name, data });
+            }
         }
         Ok(sources)
     }
@@ -231,15 +196,25 @@ impl Stage for Evaluate {
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
         let device = crate::device::of_run(ctx)?;
-        let input = ctx.input("model")?;
-        let model = load_model(ctx.store, input, device, positions(ctx.store, input)?)?;
+        let model = Subject::open(ctx, "model", device)?;
+        let against =
+            ctx.inputs.contains_key(AGAINST).then(|| Subject::open(ctx, AGAINST, device)).transpose()?;
         let (mut tasks, mut metrics, mut refs) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
-        for task in TASKS.iter().filter(|t| ctx.params.has(&format!("task.{}", t.name))) {
-            let result = (task.run)(&scoring(ctx, &model, input, device, task.name))?;
-            refs.extend(result.items.iter().copied());
+        for task in asked(ctx.params) {
+            let scoring = Scoring {
+                ctx,
+                model: &model,
+                against: against.as_ref(),
+                bos: Bos::of(ctx.params),
+                batch_tokens: ctx.params.int("batch-tokens").unwrap_or(4096) as usize,
+                task: task.name,
+            };
+            let result = (task.run)(&scoring, task)?;
+            refs.extend([result.items].into_iter().chain(result.against));
             let prefixed = |m: Metric| Metric { name: format!("{}.{}", task.name, m.name), ..m };
             metrics.extend(result.metrics.into_iter().map(prefixed));
-            tasks.insert(task.name.to_owned(), TaskLog { protocol: result.protocol, items: result.items });
+            let log = TaskLog { protocol: result.protocol, items: result.items, against: result.against };
+            tasks.insert(task.name.to_owned(), log);
         }
         let document = EvaluationArtifact { format: FORMAT.into(), tasks };
         let digest = ctx.store.put_bytes(&serde_json::to_vec(&document).map_err(StageError::bug)?)?;
@@ -247,26 +222,4 @@ impl Stage for Evaluate {
         let kind = ArtifactKind::new(ArtifactKind::EVALUATION);
         Ok(Outcome { artifact: Artifact { kind, digest, refs }, metrics })
     }
-}
-
-fn scoring<'a>(
-    ctx: &'a Context<'a>,
-    model: &'a LoadedModel,
-    input: &Artifact,
-    device: ComputeDevice,
-    task: &'static str,
-) -> Scoring<'a> {
-    Scoring {
-        ctx,
-        model,
-        model_digest: input.digest,
-        numerics: device.numerics(),
-        bos: Bos::of(ctx.params),
-        task,
-    }
-}
-
-/// The longest sequence that evaluation feeds the model.
-fn positions(store: &qpipe_cache::Store, model: &Artifact) -> Result<usize, StageError> {
-    Ok(crate::artifact::ModelArtifact::read(store, model)?.config.max_position_embeddings)
 }

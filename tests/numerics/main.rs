@@ -11,6 +11,7 @@
     reason = "a test fails by panicking; these helpers stand outside its functions"
 )]
 
+mod evaluation;
 mod generation;
 mod smollm2;
 mod stages;

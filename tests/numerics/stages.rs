@@ -1,10 +1,12 @@
 //! Runs stages as the engine does, without an engine.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qpipe_cache::Store;
-use qpipe_sdk::{Artifact, Cancel, Context, Outcome, Params, SourceData, Stage, StageError, Value};
+use qpipe_sdk::{
+    Artifact, Cancel, Context, EventSink, Outcome, Params, SourceData, Stage, StageError, Value,
+};
 use qpipe_stages::device::ComputeDevice;
 use qpipe_stages::load::Load;
 use qpipe_stages::quantize::Quantize;
@@ -12,7 +14,7 @@ use qpipe_stages::weights::{LoadedModel, load_model};
 
 /// A store that goes with its folder.
 pub(crate) struct Lab {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     pub(crate) store: Store,
 }
 
@@ -20,7 +22,7 @@ impl Lab {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
-        Self { _folder: folder, store }
+        Self { folder, store }
     }
 
     pub(crate) fn run(
@@ -28,6 +30,17 @@ impl Lab {
         stage: &dyn Stage,
         params: &[(&str, Value)],
         inputs: &[(&str, &Artifact)],
+    ) -> Result<Outcome, StageError> {
+        self.run_with(stage, params, inputs, &())
+    }
+
+    /// Runs a stage and listens to it.
+    pub(crate) fn run_with(
+        &self,
+        stage: &dyn Stage,
+        params: &[(&str, Value)],
+        inputs: &[(&str, &Artifact)],
+        events: &dyn EventSink,
     ) -> Result<Outcome, StageError> {
         let given = Params(params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect());
         let params = stage.spec().schema.effective(&given);
@@ -47,10 +60,17 @@ impl Lab {
             inputs: &inputs,
             sources: &sources,
             store: &self.store,
-            events: &(),
+            events,
             cancel: &cancel,
             device: "cpu",
         })
+    }
+
+    /// A file in the laboratory's folder.
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
     }
 
     /// A GGUF loaded in a dtype, computing in f32.

@@ -2,144 +2,161 @@
 //! windows of `window` tokens (the last may be shorter), the first token of each window unscored. Not comparable
 //! with a harness's word perplexity or with llama.cpp's second-half windows.
 
-use qpipe_sdk::{Better, KeyedChoice, Metric, ParamSpec, ParamType, StageError, Value};
-use serde::{Deserialize, Serialize};
+use qpipe_sdk::{ParamSpec, ParamType, StageError, Value};
 
-use super::statistics::bootstrap_stderr;
-use super::{Scoring, TaskResult, data_param, json_lines, shard};
-use crate::model::score::{Continuation, Score, score};
+use super::choice;
+use super::divergence;
+use super::ratio::{self, Ratio};
+use super::rows::Row;
+use super::scoring::{Scored, Scoring, Subject};
+use super::shard::ItemScore;
+use super::task::{self, Task, TaskResult};
+use crate::embedded;
+use crate::model::score::Continuation;
 
-/// Tokens scored as one unit, at least one window.
-const SHARD_TOKENS: usize = 4096;
+pub(super) const TASK: Task = Task {
+    embedded: Some(&embedded::TINY_STORIES),
+    params,
+    run,
+    ..choice::task(
+        "perplexity",
+        "Perplexity per token over disjoint windows of any text.",
+        "Rows with `text`, or a plain text file. `tiny`: the embedded small world's stories.",
+        |row| Err(row.error("the rows of this task are texts")),
+    )
+};
 
-pub(super) fn choice() -> KeyedChoice {
-    KeyedChoice {
-        name: "perplexity",
-        doc: "Perplexity per token over disjoint windows of a text.",
-        props: vec![
-            data_param(
-                "JSON lines with a text each, joined by an empty line, or a .txt file; `tiny`: the embedded stories.",
-            ),
-            ParamSpec::new("window", ParamType::at_least(2), "Tokens of a window.").default(Value::Int(2048)),
-            ParamSpec::new(
-                "join",
-                ParamType::Bool,
-                "#true: rows are joined by an empty line into one text, cut into windows. #false: every row is a text \
-                 of its own, cut into windows by itself.",
-            )
-            .default(Value::Bool(true)),
-            ParamSpec::new("limit", ParamType::at_least(1), "Score only the first windows."),
-        ],
-    }
+fn params() -> Vec<ParamSpec> {
+    vec![
+        ParamSpec::new("window", ParamType::at_least(2), "Tokens of a window, at most the model's context.")
+            .default(Value::Int(2048)),
+        ParamSpec::new(
+            "join",
+            ParamType::Bool,
+            "#true: rows are joined by an empty line into one text, cut into windows. #false: every row is a text of its \
+             own, cut into windows by itself.",
+        )
+        .default(Value::Bool(true)),
+        task::limit("Score only the first windows. Raising it scores only the new ones."),
+        task::kl(
+            "With `against`: windows over whose tokens the two models' distributions are compared (KL divergence, top-1 \
+             agreement); all if not given, 0 for none.",
+        ),
+    ]
 }
 
-#[derive(Deserialize)]
-struct Row {
-    text: String,
-}
-
-/// One line of the item log.
-#[derive(Debug, Serialize, Deserialize)]
-struct Window {
-    id: usize,
-    /// Scored tokens.
-    tokens: usize,
-    /// Sum of negative log-likelihoods, nats.
-    nll: f64,
-}
-
-pub(super) fn run(scoring: &Scoring<'_>) -> Result<TaskResult, StageError> {
+fn run(scoring: &Scoring<'_>, _: &Task) -> Result<TaskResult, StageError> {
     let window = scoring.int("window").unwrap_or(2048);
-    let limit = scoring.model.artifact.config.max_position_embeddings;
-    if window > limit {
-        return Err(StageError::config(format!(
-            "window {window} is longer than the model's context of {limit}"
-        )));
+    let longest = scoring.model.context_len();
+    if window > longest {
+        return Err(scoring.error(format!("window {window} is longer than the model's context of {longest}")));
+    }
+    if scoring.against.is_some_and(|other| !other.has_tokenizer_of(scoring.model)) {
+        return Err(
+            scoring.error("the two models have different tokenizers: their windows are not the same texts")
+        );
     }
     let joined = scoring.ctx.params.bool(&scoring.param("join")).unwrap_or(true);
-    let mut texts = Vec::new();
-    for text in texts_of(&scoring.data()?, joined)? {
-        texts.push(scoring.encode(&text)?);
-    }
-    let mut windows: Vec<&[u32]> =
-        texts.iter().flat_map(|ids| ids.chunks(window)).filter(|w| w.len() > 1).collect();
-    windows.truncate(scoring.int("limit").unwrap_or(usize::MAX));
-    if windows.is_empty() {
-        return Err(StageError::config("task `perplexity`: the text has fewer than two tokens"));
-    }
-    let (mut blobs, mut scored) = (Vec::new(), Vec::new());
-    for batch in shards(&windows) {
-        let first = scored.len();
-        let asked = shard::encode_asked(batch.iter().copied().chain([&[first as u32][..]]));
-        let (blob, items) =
-            shard::run(scoring, "perplexity", &asked, || score_windows(scoring, first, batch))?;
-        blobs.push(blob);
-        scored.extend(items);
-        scoring.ctx.progress(scored.len(), windows.len(), "windows");
-    }
+    let windows = windows(scoring, scoring.model, window, joined)?;
+    let ids: Vec<usize> = (0..windows.len()).collect();
+    let scored = scoring.scored(&ids, &|_| Ok(windows.clone()))?;
+    let (items, against) = scoring.log(&ids, &vec![None; ids.len()], &scored)?;
+    let mut metrics = metrics(&scored);
+    metrics.extend(divergence::metrics(scoring, &windows)?);
     let of = if joined { "the joined text" } else { "each row" };
-    let bos = scoring.bos.name();
-    let protocol =
-        format!("perplexity per token, disjoint windows of {window} of {of}, first unscored, bos {bos}");
-    Ok(TaskResult { protocol, items: blobs, metrics: metrics(&scored) })
+    let protocol = format!(
+        "perplexity per token, disjoint windows of {window} of {of}, first unscored, {}",
+        scoring.suffix(&scored)
+    );
+    Ok(TaskResult { protocol, items, against, metrics })
 }
 
-/// The texts to score: JSON lines, joined by an empty line or each by itself, or a plain text as it is.
-fn texts_of(data: &str, joined: bool) -> Result<Vec<String>, StageError> {
-    if !data.trim_start().starts_with('{') {
-        return Ok(vec![data.to_owned()]);
-    }
-    let rows: Vec<Row> = json_lines("perplexity", data)?;
-    let texts: Vec<String> = rows.into_iter().map(|row| row.text).collect();
-    Ok(if joined { vec![texts.join("\n\n")] } else { texts })
-}
-
-/// Runs of windows that are scored together: about [`SHARD_TOKENS`], at least one window.
-fn shards<'a>(windows: &'a [&'a [u32]]) -> Vec<&'a [&'a [u32]]> {
+/// Every window as one item: its first token, and the others after it.
+fn windows(
+    scoring: &Scoring<'_>,
+    subject: &Subject<'_>,
+    window: usize,
+    joined: bool,
+) -> Result<Vec<Vec<Continuation>>, StageError> {
+    let (encoder, most) = (subject.encoder(scoring.bos), scoring.int("limit").unwrap_or(usize::MAX));
     let mut all = Vec::new();
-    let mut rest = windows;
-    while !rest.is_empty() {
-        let mut tokens = 0;
-        let fits = |window: &&&[u32]| {
-            tokens += window.len();
-            tokens <= SHARD_TOKENS
-        };
-        let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-        all.push(now);
-        rest = later;
+    for text in texts(scoring, joined)? {
+        if all.len() >= most {
+            break;
+        }
+        let ids = encoder.text(&text)?;
+        let cut = ids.chunks(window).filter(|w| w.len() > 1);
+        all.extend(
+            cut.map(|w| vec![Continuation { context: w[..1].to_vec(), continuation: w[1..].to_vec() }]),
+        );
     }
-    all
+    all.truncate(most);
+    if all.is_empty() {
+        return Err(scoring.error("the text has fewer than two tokens"));
+    }
+    Ok(all)
 }
 
-/// Scores each window's tokens but the first.
-fn score_windows(scoring: &Scoring<'_>, first: usize, windows: &[&[u32]]) -> Result<Vec<Window>, StageError> {
-    let ask = |w: &&[u32]| Continuation { context: w[..1].to_vec(), continuation: w[1..].to_vec() };
-    let asked: Vec<Continuation> = windows.iter().map(ask).collect();
-    let scores = score(scoring.llama(), &asked, &mut |_, _| scoring.ctx.checkpoint())?;
-    let window = |(i, s): (usize, &Score)| Window { id: first + i, tokens: s.tokens, nll: -s.log_likelihood };
-    Ok(scores.iter().enumerate().map(window).collect())
+/// The texts to score: rows, joined by an empty line or each by itself, or a plain text as it is.
+fn texts(scoring: &Scoring<'_>, joined: bool) -> Result<Vec<String>, StageError> {
+    Ok(match data_texts(scoring, &["text"])? {
+        Texts::Plain(text) => vec![text],
+        Texts::Rows(_, rows) if joined => vec![rows.join("\n\n")],
+        Texts::Rows(_, rows) => rows,
+    })
 }
 
-/// Mean over tokens, nats.
-fn mean_nll(windows: &[Window]) -> f64 {
-    windows.iter().map(|w| w.nll).sum::<f64>() / windows.iter().map(|w| w.tokens).sum::<usize>() as f64
+/// Texts of a data file.
+pub(super) enum Texts {
+    /// The file is one text.
+    Plain(String),
+    /// The first of the wanted fields that its rows have, and its values.
+    Rows(&'static str, Vec<String>),
 }
 
-fn metrics(windows: &[Window]) -> Vec<Metric> {
-    let tokens = windows.iter().map(|w| w.tokens as u64).sum();
-    let pairs: Vec<(f64, f64)> = windows.iter().map(|w| (w.nll, w.tokens as f64)).collect();
-    let mean = |sample: &[(f64, f64)]| {
-        sample.iter().map(|p| p.0).sum::<f64>() / sample.iter().map(|p| p.1).sum::<f64>()
-    };
-    let nll = mean_nll(windows);
-    vec![
-        Metric::new("nll", nll, "nat", Better::Lower)
-            .n(tokens)
-            .stderr(bootstrap_stderr(&pairs, mean))
-            .headline(),
-        Metric::new("ppl", nll.exp(), "", Better::Lower)
-            .n(tokens)
-            .stderr(bootstrap_stderr(&pairs, |sample| mean(sample).exp()))
-            .headline(),
-    ]
+/// The texts of the task's data: a plain file, or the first of `fields` that its first row has.
+pub(super) fn data_texts(scoring: &Scoring<'_>, fields: &[&'static str]) -> Result<Texts, StageError> {
+    let (file, bytes) = scoring.data("data")?;
+    if is_plain(&file, &bytes) {
+        let text = std::str::from_utf8(&bytes).map_err(|e| scoring.error(format!("`{file}`: {e}")))?;
+        return Ok(Texts::Plain(text.to_owned()));
+    }
+    let (mut field, mut texts) = (None, Vec::new());
+    for (number, fields_of_row) in
+        qpipe_formats::rows::rows(&file, &bytes).map_err(|e| scoring.error(e))?.enumerate()
+    {
+        let fields_of_row = fields_of_row.map_err(|e| scoring.error(e))?;
+        let row = Row { file: &file, number, fields: &fields_of_row };
+        let first = || fields.iter().copied().find(|name| row.has(name)).unwrap_or(fields[0]);
+        let name = *field.get_or_insert_with(first);
+        texts.push(row.text(name).map_err(|e| scoring.error(e))?.to_owned());
+    }
+    Ok(Texts::Rows(field.unwrap_or(fields[0]), texts))
+}
+
+/// Whether a file is a text itself: by its name, or because it begins neither like JSON nor like parquet.
+fn is_plain(file: &str, bytes: &[u8]) -> bool {
+    let named = |end: &str| file.rsplit_once('.').is_some_and(|(_, e)| e.eq_ignore_ascii_case(end));
+    let looks = bytes.trim_ascii_start().starts_with(b"{") || bytes.starts_with(b"PAR1");
+    named("txt") || !(looks || named("jsonl") || named("json") || named("parquet"))
+}
+
+fn metrics(scored: &Scored) -> Vec<qpipe_sdk::Metric> {
+    let weights: Vec<f64> = scored.model.iter().map(|item| item.token_count() as f64).collect();
+    let tokens = scored.model.iter().map(ItemScore::token_count).sum::<usize>() as u64;
+    let nll = Ratio { name: "nll", unit: "nat", transform: |nll| nll, headline: true };
+    let ppl = Ratio { name: "ppl", unit: "", transform: f64::exp, headline: true };
+    [nll, ppl].map(|ratio| ratio::metric(&ratio, scored, &weights, tokens)).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_told_from_rows() {
+        assert!(is_plain("a.txt", b"{ not json"));
+        assert!(is_plain("corpus", b" = Title = "));
+        assert!(!is_plain("a.jsonl", b"") && !is_plain("x", b" {\"text\"") && !is_plain("x", b"PAR1"));
+    }
 }

@@ -1,6 +1,6 @@
 //! Keys and values of past positions, one pair of tensors per layer.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use qpipe_formats::LlamaConfig;
 
 /// The cache of one layer: `[batch, kv heads, capacity, head dim]`, of which the first `len` positions are valid.
@@ -43,6 +43,20 @@ impl KvCache {
     pub fn bytes_for(config: &LlamaConfig, batch: usize, capacity: usize) -> u64 {
         let positions = (batch * capacity) as u64 * (config.num_key_value_heads * config.head_dim) as u64;
         2 * config.num_hidden_layers as u64 * positions * size_of::<f32>() as u64
+    }
+
+    /// A cache of chosen rows, any of them several times, with room for `room` more tokens. Row `i` holds what this
+    /// cache's row `rows[i]` holds.
+    pub(super) fn selected(&self, rows: &[i64], room: usize) -> Self {
+        let chosen = |t: &Tensor<4>| {
+            let device = t.device();
+            let [_, heads, _, dim] = t.dims();
+            let picked = Tensor::<1, Int>::from_data(TensorData::new(rows.to_vec(), [rows.len()]), &device);
+            let held = t.clone().narrow(2, 0, self.len).select(0, picked);
+            Tensor::cat(vec![held, Tensor::zeros([rows.len(), heads, room, dim], &device)], 2)
+        };
+        let layer = |l: &LayerCache| LayerCache { keys: chosen(&l.keys), values: chosen(&l.values) };
+        Self { layers: self.layers.iter().map(layer).collect(), len: self.len, capacity: self.len + room }
     }
 
     /// Bytes held: `2 · layers · batch · kv heads · capacity · head dim · 4`.

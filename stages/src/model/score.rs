@@ -1,13 +1,21 @@
 //! Log-likelihoods of given tokens. Logits exist only for scored positions, a block of rows at a time; the
 //! log-softmax is summed in f64.
+//!
+//! How continuations become forward passes is the plan's business ([`plan`]): equal inputs run once, batches are made
+//! of inputs of nearly one length, and the choices of one question share the pass over its beginning.
 
-use std::collections::HashMap;
+mod divergence;
+mod plan;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::cache::KvCache;
 use super::llama::Llama;
 use super::ops::host_values;
+pub use divergence::{Divergence, divergences};
+use plan::{Batch, Input};
+pub use plan::{PLAN, Plan, padding};
 
 /// A context and a continuation whose likelihood is asked for, as token ids.
 #[derive(Clone, Debug)]
@@ -34,83 +42,93 @@ pub struct TokenScore {
     pub greedy: bool,
 }
 
-/// Tokens of one forward pass, padding included.
-const TOKEN_BUDGET: usize = 4096;
-
 /// Logits held at once, in values: 32 MiB of f32.
 const LOGIT_BUDGET: usize = 8 << 20;
 
-/// A distinct model input, and the scored rows in it.
-struct Input {
-    tokens: Vec<u32>,
-    /// Continuation index, first scored row, targets.
-    asked: Vec<(usize, usize, Vec<u32>)>,
-}
-
-/// Scores continuations. Equal inputs run once (choices of one token share their context's pass); batches are
-/// sorted by length and depend on the list alone. `after_batch(done, total)` sees inputs done and may stop the
-/// work by an error.
+/// Scores continuations; an input longer than the model's context loses its beginning, as in lm-evaluation-harness.
+/// Batches depend on the list and the plan alone. `after_batch(done, total)` counts inputs and may stop the work by an
+/// error.
 pub fn score<E>(
     model: &Llama,
     asked: &[Continuation],
+    plan: Plan,
     after_batch: &mut dyn FnMut(usize, usize) -> Result<(), E>,
 ) -> Result<Vec<Score>, E> {
-    let mut inputs = distinct_inputs(asked, model.config.max_position_embeddings);
-    inputs.sort_by(|a, b| b.tokens.len().cmp(&a.tokens.len()).then_with(|| a.asked[0].0.cmp(&b.asked[0].0)));
+    let inputs = plan::distinct_inputs(asked, model.config.max_position_embeddings);
     let mut scores = vec![Score { log_likelihood: 0.0, tokens: 0, greedy: true }; asked.len()];
-    let (mut at, total) = (0, inputs.len());
-    while at < total {
-        let longest = inputs[at].tokens.len();
-        let rows = (TOKEN_BUDGET / longest).clamp(1, total - at);
-        score_batch(model, &inputs[at..at + rows], longest, &mut scores);
-        at += rows;
-        after_batch(at, total)?;
+    let mut done = 0;
+    for batch in plan.batches(&inputs) {
+        let scored = scored_rows(&batch);
+        let hidden = hidden_rows(model, &batch, &scored);
+        for (owner, token) in scored.owners.iter().zip(token_scores(model, &hidden, &scored.targets)) {
+            let score = &mut scores[*owner];
+            score.log_likelihood += token.log_likelihood;
+            score.tokens += 1;
+            score.greedy &= token.greedy;
+        }
+        done += batch.inputs.len();
+        after_batch(done, inputs.len())?;
     }
     Ok(scores)
 }
 
-/// Model inputs as the harness builds them: `(context + continuation)[-(max + 1):][:-1]`.
-fn distinct_inputs(asked: &[Continuation], max_len: usize) -> Vec<Input> {
-    let mut index: HashMap<Vec<u32>, usize> = HashMap::new();
-    let mut inputs: Vec<Input> = Vec::new();
-    for (i, ask) in asked.iter().enumerate() {
-        let mut tokens = [&ask.context[..], &ask.continuation[..]].concat();
-        tokens.drain(..tokens.len().saturating_sub(max_len + 1));
-        tokens.pop();
-        let targets = &ask.continuation[ask.continuation.len().saturating_sub(tokens.len())..];
-        let first_row = tokens.len() - targets.len();
-        let at = *index.entry(tokens.clone()).or_insert_with(|| {
-            inputs.push(Input { tokens, asked: Vec::new() });
-            inputs.len() - 1
-        });
-        inputs[at].asked.push((i, first_row, targets.to_vec()));
-    }
-    inputs
+/// The scored rows of a batch: where they stand in its last forward pass, what is asked of them, and for whom.
+struct ScoredRows {
+    rows: Vec<i64>,
+    targets: Vec<u32>,
+    owners: Vec<usize>,
 }
 
-fn score_batch(model: &Llama, inputs: &[Input], longest: usize, scores: &mut [Score]) {
-    let mut tokens = vec![0i64; inputs.len() * longest];
-    let (mut rows, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
-    for (r, input) in inputs.iter().enumerate() {
-        let line = &mut tokens[r * longest..][..input.tokens.len()];
-        line.iter_mut().zip(&input.tokens).for_each(|(to, id)| *to = i64::from(*id));
-        for (owner, first, wanted) in &input.asked {
-            for (k, target) in wanted.iter().enumerate() {
-                rows.push((r * longest + first + k) as i64);
-                targets.push(*target);
-                owners.push(*owner);
+fn scored_rows(batch: &Batch<'_>) -> ScoredRows {
+    let mut scored = ScoredRows { rows: Vec::new(), targets: Vec::new(), owners: Vec::new() };
+    let width = batch.width();
+    for (r, input) in batch.inputs.iter().enumerate() {
+        for asked in &input.asked {
+            for (k, target) in asked.targets.iter().enumerate() {
+                scored.rows.push((r * width + asked.first_row + k - batch.prefix) as i64);
+                scored.targets.push(*target);
+                scored.owners.push(asked.owner);
             }
         }
     }
-    let batch = Tensor::<2, Int>::from_data(TensorData::new(tokens, [inputs.len(), longest]), &model.device);
-    let picked = Tensor::<1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &model.device);
-    let hidden = model.hidden(batch, None).select(0, picked);
-    for (owner, token) in owners.into_iter().zip(token_scores(model, &hidden, &targets)) {
-        let score = &mut scores[owner];
-        score.log_likelihood += token.log_likelihood;
-        score.tokens += 1;
-        score.greedy &= token.greedy;
+    scored
+}
+
+/// Hidden states `[scored, hidden]` of a batch's scored rows.
+fn hidden_rows(model: &Llama, batch: &Batch<'_>, scored: &ScoredRows) -> Tensor<2> {
+    let mut cache = (batch.prefix > 0).then(|| prefix_cache(model, batch));
+    let tokens = tokens(model, &batch.inputs, batch.prefix, batch.width());
+    let picked = TensorData::new(scored.rows.clone(), [scored.rows.len()]);
+    let picked = Tensor::<1, Int>::from_data(picked, &model.device);
+    model.hidden(tokens, cache.as_mut()).select(0, picked)
+}
+
+/// The cache of every input's first `prefix` tokens, from one pass over the distinct ones.
+fn prefix_cache(model: &Llama, batch: &Batch<'_>) -> KvCache {
+    let mut distinct: Vec<&Input> = Vec::new();
+    let mut row_of = Vec::with_capacity(batch.inputs.len());
+    for input in &batch.inputs {
+        let same =
+            distinct.last().is_some_and(|last| last.tokens[..batch.prefix] == input.tokens[..batch.prefix]);
+        if !same {
+            distinct.push(input);
+        }
+        row_of.push(distinct.len() as i64 - 1);
     }
+    let mut cache = KvCache::new(&model.config, distinct.len(), batch.prefix, &model.device);
+    let whole: Vec<Input> = distinct.into_iter().map(|input| input.beginning(batch.prefix)).collect();
+    let tokens = tokens(model, &whole.iter().collect::<Vec<_>>(), 0, batch.prefix);
+    model.hidden(tokens, Some(&mut cache));
+    cache.selected(&row_of, batch.width())
+}
+
+/// Token ids `[inputs, width]` from position `from` on, filled up with zeros.
+fn tokens(model: &Llama, inputs: &[&Input], from: usize, width: usize) -> Tensor<2, Int> {
+    let mut ids = vec![0i64; inputs.len() * width];
+    for (line, input) in ids.chunks_mut(width).zip(inputs) {
+        line.iter_mut().zip(&input.tokens[from..]).for_each(|(to, id)| *to = i64::from(*id));
+    }
+    Tensor::from_data(TensorData::new(ids, [inputs.len(), width]), &model.device)
 }
 
 /// Scores of `targets` under the logits of hidden states `[targets, hidden]`.
@@ -126,16 +144,24 @@ pub fn token_scores(model: &Llama, hidden: &Tensor<2>, targets: &[u32]) -> Vec<T
     scores
 }
 
-fn token_score(logits: &[f32], target: u32) -> TokenScore {
-    let wanted = logits[target as usize];
+/// The largest logit and the logarithm of the sum of `exp(logit − largest)`.
+fn normalizer(logits: &[f32]) -> (f32, f64) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 =
         logits.chunks(256).map(|c| f64::from(c.iter().map(|l| (l - max).exp()).sum::<f32>())).sum();
-    // greedy decoding takes the first of equal logits
-    let first_max = logits.iter().position(|l| *l >= max);
+    (max, sum.ln())
+}
+
+/// The token that greedy decoding takes: the first of equal logits.
+fn greedy_token(logits: &[f32], max: f32) -> Option<usize> {
+    logits.iter().position(|l| *l >= max)
+}
+
+fn token_score(logits: &[f32], target: u32) -> TokenScore {
+    let (max, log_sum) = normalizer(logits);
     TokenScore {
-        log_likelihood: f64::from(wanted - max) - sum.ln(),
-        greedy: first_max == Some(target as usize),
+        log_likelihood: f64::from(logits[target as usize] - max) - log_sum,
+        greedy: greedy_token(logits, max) == Some(target as usize),
     }
 }
 
