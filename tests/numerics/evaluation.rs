@@ -190,7 +190,7 @@ fn scored_items(lab: &Lab) -> usize {
     let items = |key| match lab.store.lookup(&key) {
         Lookup::Hit(record) => {
             let log = lab.store.read(&record.outputs["items"].digest).unwrap();
-            log.iter().filter(|byte| **byte == b'\n').count()
+            log.split(|byte| *byte == b'\n').count() - 1
         }
         other => panic!("{other:?}"),
     };
@@ -275,7 +275,7 @@ fn another_model_is_compared_on_the_same_items() {
     assert!(kl.n < metric(&compared, "perplexity.nll").n, "half of the windows are compared");
 
     let itself = evaluate(&lab, &given, &[("model", &base), ("against", &base)]);
-    assert_eq!(metric(&itself, "perplexity.kl").value, 0.0);
+    assert!(metric(&itself, "perplexity.kl").value.abs() < f64::EPSILON);
     assert!(
         itself.metrics.iter().filter_map(|m| m.paired.as_ref()).all(|p| p.p.is_none() && p.difference == 0.0)
     );

@@ -176,7 +176,7 @@ impl Sheet {
         if questions.is_empty() {
             return Err(scoring.error("the data holds no items"));
         }
-        let examples = examples.iter().map(|q| format!("{}{EXAMPLE_END}", q.answered)).collect();
+        let examples = as_examples(&examples);
         Ok(Self { ids: (skipped..skipped + questions.len()).collect(), questions, examples, shots })
     }
 
@@ -188,6 +188,11 @@ impl Sheet {
         let encoder = subject.encoder(scoring.bos);
         self.questions.par_iter().map(|question| question.encoded(encoder, &self.examples)).collect()
     }
+}
+
+/// Answered questions, each with what ends it.
+fn as_examples(questions: &[Question]) -> String {
+    questions.iter().flat_map(|question| [question.answered.as_str(), EXAMPLE_END]).collect()
 }
 
 #[cfg(test)]
@@ -235,8 +240,7 @@ mod tests {
             check(name, &questions, "", entry["items"].as_array().unwrap());
             let shots = entry["shots"].as_array().unwrap();
             let (shown, asked) = questions.split_at(questions.len() - shots.len());
-            let examples: String = shown.iter().map(|q| format!("{}{EXAMPLE_END}", q.answered)).collect();
-            check(name, asked, &examples, shots);
+            check(name, asked, &as_examples(shown), shots);
             checked += 1;
         }
         assert_eq!(checked, 8);

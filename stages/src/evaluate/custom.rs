@@ -79,7 +79,7 @@ pub(super) fn check(params: &Params) -> Vec<(String, String)> {
             wrong.push((path("prompt"), "choices need a `label`: the field that says which is right".into()));
         }
         (Some(_), Some(_)) => {
-            wrong.push((path("label"), "a `target` is right by itself: it has no `label`".into()))
+            wrong.push((path("label"), "a `target` is right by itself: it has no `label`".into()));
         }
         _ => {}
     }

@@ -39,16 +39,11 @@ fn without_brackets(text: &str) -> String {
     let (mut kept, mut rest) = (String::new(), text);
     while let Some(open) = rest.find('[') {
         let inner = &rest[open + 1..];
-        match inner.find([']', '\n']).filter(|end| inner[*end..].starts_with(']')) {
-            Some(end) => {
-                kept.push_str(&rest[..open]);
-                rest = &inner[end + 1..];
-            }
-            None => {
-                kept.push_str(&rest[..=open]);
-                rest = inner;
-            }
-        }
+        let closed = inner.find([']', '\n']).filter(|end| inner[*end..].starts_with(']'));
+        // without its end on the same line, a bracket is a letter like any other
+        let (kept_to, goes_on) = closed.map_or((open + 1, inner), |end| (open, &inner[end + 1..]));
+        kept.push_str(&rest[..kept_to]);
+        rest = goes_on;
     }
     kept + rest
 }

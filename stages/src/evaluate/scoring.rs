@@ -23,6 +23,8 @@ pub(super) struct Subject<'a> {
     ctx: &'a Context<'a>,
     pub(super) artifact: &'a Artifact,
     document: ModelArtifact,
+    /// Whether its scores of one item depend on what else is in the batch; no encoding's product does.
+    pub(super) is_batch_dependent: bool,
     pub(super) device: ComputeDevice,
     pub(super) tokenizer: Tokenizer,
     loaded: OnceCell<LoadedModel>,
@@ -37,7 +39,15 @@ impl<'a> Subject<'a> {
         let tokenizer = Tokenizer::from_json_bytes(&bytes)
             .and_then(|tokenizer| tokenizer.with_special_ids(bos, eos))
             .map_err(StageError::config)?;
-        Ok(Self { ctx, artifact, document, device, tokenizer, loaded: OnceCell::new() })
+        Ok(Self {
+            ctx,
+            artifact,
+            document,
+            is_batch_dependent: false,
+            device,
+            tokenizer,
+            loaded: OnceCell::new(),
+        })
     }
 
     pub(super) fn llama(&self) -> Result<&Llama, StageError> {
@@ -48,11 +58,6 @@ impl<'a> Subject<'a> {
     /// The longest sequence that it is fed.
     pub(super) fn context_len(&self) -> usize {
         self.document.config.max_position_embeddings
-    }
-
-    /// Whether its scores of one item depend on what else is in the batch.
-    pub(super) fn is_batch_dependent(&self) -> bool {
-        false
     }
 
     pub(super) fn encoder(&self, bos: Bos) -> Encoder<'_> {
@@ -139,7 +144,7 @@ impl Scoring<'_> {
     }
 
     pub(super) fn plan(&self, subject: &Subject<'_>) -> Plan {
-        Plan { tokens: self.batch_tokens, share_prefixes: !subject.is_batch_dependent() }
+        Plan { tokens: self.batch_tokens, share_prefixes: !subject.is_batch_dependent }
     }
 
     /// The name of a data parameter's file, for messages, and its bytes.

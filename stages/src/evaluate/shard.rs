@@ -93,7 +93,7 @@ pub(super) fn scores(
             let done = scored.len();
             scored.extend(unit(scoring, &key(part), || {
                 score_items(scoring, subject, part, &|part| {
-                    scoring.ctx.progress(done + part, items.len(), "items")
+                    scoring.ctx.progress(done + part, items.len(), "items");
                 })
             })?);
             rest = &rest[part.len()..];
@@ -128,7 +128,7 @@ fn known_prefix(
 ) -> usize {
     let is_known =
         |len: &usize| matches!(scoring.ctx.store.lookup(&key(&items[..*len]).key()), Lookup::Hit(_));
-    if subject.is_batch_dependent() {
+    if subject.is_batch_dependent {
         return items.len();
     }
     (1..=items.len()).rev().find(is_known).unwrap_or(items.len())

@@ -90,7 +90,9 @@ fn resampled<const K: usize>(
     let mut sample = vec![0; n];
     let mut values = [(); K].map(|()| Vec::with_capacity(resamples));
     for _ in 0..resamples {
-        sample.iter_mut().for_each(|at| *at = (splitmix64(&mut state) % n as u64) as usize);
+        for at in &mut sample {
+            *at = (splitmix64(&mut state) % n as u64) as usize;
+        }
         for (values, value) in values.iter_mut().zip(statistic(&sample)) {
             values.push(value);
         }
@@ -134,7 +136,7 @@ mod tests {
         assert!((c.accuracy() - 0.7).abs() < 1e-12);
         // scikit-learn's f1_score of these counts: macro 0.6969…, weighted 0.6969… (both classes have 50 labels)
         let negative = 80.0 / 110.0;
-        assert!((c.f1_macro() - (60.0 / 90.0 + negative) / 2.0).abs() < 1e-12);
+        assert!((c.f1_macro() - f64::midpoint(60.0 / 90.0, negative)).abs() < 1e-12);
         let uneven = Confusion { tp: 30, fp: 10, tn: 10, fn_: 20 };
         let weighted = (50.0 * (60.0 / 90.0) + 20.0 * (20.0 / 50.0)) / 70.0;
         assert!((uneven.f1_weighted() - weighted).abs() < 1e-12);
