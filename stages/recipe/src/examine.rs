@@ -7,7 +7,7 @@ use qpipe_formats::{LlamaConfig, Tokenizer};
 use qpipe_smallworld::Item;
 use qpipe_stages::model::llama::Llama;
 use qpipe_stages::model::ops::Place;
-use qpipe_stages::model::score::{Continuation, score};
+use qpipe_stages::model::score::{Continuation, Plan, score};
 use serde_json::{Value, json};
 
 use crate::parameters::Parameters;
@@ -59,7 +59,7 @@ fn questions(model: &Llama, tokenizer: &Tokenizer, items: &[Item]) -> Result<(f6
             asked.push(Continuation { context: context.clone(), continuation: encode(answer)? });
         }
     }
-    let scores = score(model, &asked, &mut |_, _| Ok::<(), String>(()))?;
+    let scores = score(model, &asked, Plan::default(), &mut |_, _| Ok::<(), String>(()))?;
     let (mut right, mut tp, mut fp, mut fn_) = (0, 0, 0, 0);
     for (item, pair) in items.iter().zip(scores.chunks(2)) {
         let yes = pair[1].log_likelihood > pair[0].log_likelihood;

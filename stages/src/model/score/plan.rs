@@ -102,6 +102,13 @@ pub(super) fn distinct_inputs(asked: &[Continuation], max_len: usize) -> Vec<Inp
     inputs
 }
 
+/// 4096 tokens, sharing.
+impl Default for Plan {
+    fn default() -> Self {
+        Self { tokens: 4096, share_prefixes: true }
+    }
+}
+
 impl Plan {
     /// Batches of all inputs: those with shared beginnings first.
     pub(super) fn batches<'a>(&self, inputs: &'a [Input]) -> Vec<Batch<'a>> {
