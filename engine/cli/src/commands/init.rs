@@ -22,6 +22,7 @@ pub(super) fn init(args: &InitArgs, printer: &mut Printer) -> Result<Exit, CliEr
     let template = find(&args.template)?;
     write(template, &args.dir)?;
     let manifest = args.dir.join(template.manifest());
+    let manifest = manifest.strip_prefix(".").unwrap_or(&manifest);
     printer.human(&format!("wrote   {}", manifest.display()));
     printer.human(&format!("hint: `qpipe run {}`", manifest.display()));
     Ok(Exit::Ok)
