@@ -126,6 +126,21 @@ fn likelihoods_of_real_data_are_the_harnesss_on_smollm2() {
 }
 
 #[test]
+fn rows_and_raw_text_of_wikitext_are_the_same_pages() {
+    let Some(data) = crate::path_in("QPIPE_TEST_DATA", "the pages of WikiText-2") else { return };
+    let lab = Lab::new();
+    let model = tiny(&lab);
+    let logs = ["jsonl", "txt"].map(|end| {
+        let file = data.join(format!("data/wikitext2-raw/test.{end}"));
+        let given = task("wikitext", &[("data", Value::File(file)), ("limit", Value::Int(2))]);
+        let outcome = evaluate(&lab, &given, &[("model", &model)]);
+        let words = metric(&outcome, "wikitext.word_perplexity").n;
+        (words, log(&lab, &outcome, "wikitext").iter().map(|item| item.tokens.clone()).collect::<Vec<_>>())
+    });
+    assert_eq!(logs[0], logs[1]);
+}
+
+#[test]
 fn a_custom_task_that_describes_boolq_scores_the_same() {
     let lab = Lab::new();
     let model = tiny(&lab);

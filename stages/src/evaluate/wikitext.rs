@@ -71,8 +71,13 @@ fn pages(scoring: &Scoring<'_>) -> Result<Vec<String>, StageError> {
     Ok(match data_texts(scoring, &[PAGE, "text"])? {
         Texts::Plain(text) => cut_pages(&text),
         Texts::Rows(PAGE, pages) => pages,
-        Texts::Rows(_, lines) => cut_pages(&lines.concat()),
+        Texts::Rows(_, lines) => cut_pages(&raw(&lines)),
     })
+}
+
+/// The raw split of published rows: its lines that hold nothing but a space are published as empty rows.
+fn raw(rows: &[String]) -> String {
+    rows.iter().map(|row| if row.is_empty() { " \n" } else { row.as_str() }).collect()
 }
 
 /// Cuts a raw split before every line of the form `= Title =`.
@@ -210,6 +215,13 @@ mod tests {
                 (item["words"].as_u64().unwrap() as usize, item["bytes"].as_u64().unwrap() as usize)
             );
         }
+    }
+
+    #[test]
+    fn published_rows_are_the_raw_split_again() {
+        let rows = ["", " = One = \n", "", " a . \n"].map(str::to_owned);
+        assert_eq!(raw(&rows), " \n = One = \n \n a . \n");
+        assert_eq!(cut_pages(&raw(&rows)), [" = One = \n \n a . \n"]);
     }
 
     #[test]

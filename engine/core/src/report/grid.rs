@@ -87,12 +87,13 @@ fn entry_text(entry: &Entry) -> Text {
     Text { value: format!("{}{spread}", shown(metric.value)), difference }
 }
 
-/// `-0.0049 [-0.0063, -0.0035]*`; only the sign of equality where a model meets itself.
+/// `-0.0049 [-0.0063, -0.0035]*`; only the sign of equality where nothing differs.
 fn paired_text(entry: &Entry) -> Option<String> {
     let (metric, comparison) = (&entry.metric, entry.comparison.as_ref()?);
     let paired = metric.paired.as_ref()?;
     let signed = |number: f64| format::difference(number, metric.value, &metric.unit);
-    if paired.p.is_none() {
+    let nothing = [paired.difference, paired.low, paired.high].iter().all(|number| *number == 0.0);
+    if paired.p.is_none() || nothing {
         return Some(signed(paired.difference));
     }
     let mark = if comparison.is_significant() { "*" } else { "" };

@@ -14,12 +14,12 @@ use std::collections::HashMap;
 use super::Continuation;
 
 /// Version of these rules; part of the key of what is scored, since rounding depends on how inputs are batched.
-pub const PLAN: u32 = 2;
+pub const PLAN: u32 = 3;
 
 /// Padding that a batch may have.
 const PADDING: f64 = 0.05;
 /// A batch of fewer tokens takes inputs of other lengths rather than end.
-const LEAST_TOKENS: usize = 512;
+const LEAST_TOKENS: usize = 256;
 /// Shared beginnings are cut to a multiple of this.
 const PREFIX_STEP: usize = 16;
 /// The part of all tokens that sharing must save to be worth a second pass.
