@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use half::bf16;
 use qpipe_codecs::{
-    BlockSize, CodecError, FourBit, Rounding, dequantize_int8, dequantize4, double_quantize, error_stats,
-    matmul_int8, matmul_packed4, quantize_int8_from, quantize4, quantize4_from, round_slice,
+    BlockSize, CodecError, FourBit, GroupSize, PackedRtn, Rounding, RtnBits, RtnFormat, Symmetry,
+    dequantize_int8, dequantize4, double_quantize, error_stats, matmul_int8, matmul_packed4,
+    quantize_int8_measured, quantize_rtn, quantize4, quantize4_measured, round_slice,
 };
 
 const SIDE: usize = 4096;
@@ -25,6 +26,9 @@ fn main() -> Result<(), CodecError> {
         four_bit(kind, &wide, &narrow)?;
     }
     int8(&narrow)?;
+    for bits in [RtnBits::Four, RtnBits::Eight] {
+        rtn(bits, &narrow)?;
+    }
     others(&wide);
     Ok(())
 }
@@ -34,7 +38,7 @@ fn four_bit(kind: FourBit, wide: &[f32], narrow: &[bf16]) -> Result<(), CodecErr
     let mut buffer = vec![0.0; wide.len()];
     rate(&format!("quantize {kind} from f32"), wide.len(), || drop(black_box(quantize4(kind, wide, block))));
     rate(&format!("quantize {kind} from bf16"), wide.len(), || {
-        drop(black_box(quantize4_from(kind, narrow, block)));
+        drop(black_box(quantize4_measured(kind, narrow, block)));
     });
     let q = quantize4(kind, wide, block)?;
     rate(&format!("dequantize {kind}"), wide.len(), || {
@@ -53,8 +57,10 @@ fn four_bit(kind: FourBit, wide: &[f32], narrow: &[bf16]) -> Result<(), CodecErr
 
 fn int8(narrow: &[bf16]) -> Result<(), CodecError> {
     let mut buffer = vec![0.0; narrow.len()];
-    rate("quantize int8 from bf16", narrow.len(), || drop(black_box(quantize_int8_from(narrow, SIDE, SIDE))));
-    let q = quantize_int8_from(narrow, SIDE, SIDE)?;
+    rate("quantize int8 from bf16", narrow.len(), || {
+        drop(black_box(quantize_int8_measured(narrow, SIDE, SIDE)))
+    });
+    let (q, _) = quantize_int8_measured(narrow, SIDE, SIDE)?;
     rate("dequantize int8", narrow.len(), || dequantize_int8(&q.codes, &q.scb, SIDE, SIDE, &mut buffer));
     for (m, round) in [1, 4].into_iter().flat_map(|m| ROUNDINGS.map(|r| (m, r))) {
         let x = weights(m * SIDE);
@@ -62,6 +68,24 @@ fn int8(narrow: &[bf16]) -> Result<(), CodecError> {
         rate(&format!("matmul int8 m={m} {round:?}"), narrow.len(), || {
             matmul_int8(&q.codes, &q.scb, SIDE, SIDE, &x, m, round, &mut y);
         });
+    }
+    Ok(())
+}
+
+fn rtn(bits: RtnBits, narrow: &[bf16]) -> Result<(), CodecError> {
+    let format = RtnFormat { bits, group: GroupSize::Of(64), symmetry: Symmetry::Symmetric };
+    let (name, shape) = (format!("rtn w{}", bits.get()), [SIDE, SIDE]);
+    rate(&format!("quantize {name} from bf16"), narrow.len(), || {
+        drop(black_box(quantize_rtn(narrow, SIDE, SIDE, format)));
+    });
+    let (q, _) = quantize_rtn(narrow, SIDE, SIDE, format)?;
+    let scales: Vec<f32> = q.scales.iter().map(|s| s.to_f32()).collect();
+    let packed = PackedRtn::new(format, shape, &q.codes, &scales, &q.zeros)?;
+    let mut buffer = vec![0.0; narrow.len()];
+    rate(&format!("dequantize {name}"), narrow.len(), || assert!(packed.dequantize(&mut buffer).is_ok()));
+    for m in [1, 4] {
+        let (x, mut y) = (weights(m * SIDE), vec![0.0; m * SIDE]);
+        rate(&format!("matmul {name} m={m}"), narrow.len(), || packed.matmul(&x, m, Rounding::None, &mut y));
     }
     Ok(())
 }

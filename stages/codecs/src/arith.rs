@@ -2,6 +2,8 @@
 //!
 //! All are written so that a loop over a slice of known length vectorises with the baseline instruction set.
 
+#![expect(clippy::inline_always, reason = "the loops must be compiled for the caller's instruction set")]
+
 /// Bits of a magnitude; as integers, magnitudes compare like numbers, with infinity and NaN above all finite ones.
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Bits of infinity: a magnitude is finite if it is below.
@@ -10,25 +12,31 @@ pub(crate) const INFINITE: u32 = 0x7f80_0000;
 const ROUNDING_MAGIC: f32 = 12_582_912.0;
 
 /// The value, or a positive zero if it is subnormal.
-#[inline]
+#[inline(always)]
 pub(crate) fn flush(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }
 
 /// 1 / x with subnormals flushed on both sides: infinity for a (flushed) zero, zero beyond 2¹²⁶.
-#[inline]
+#[inline(always)]
 pub(crate) fn reciprocal(x: f32) -> f32 {
     flush(1.0 / flush(x))
 }
 
 /// The nearest integer, ties to even, of a value in −128..=127.
-#[inline]
+#[inline(always)]
 pub(crate) fn round_to_i8(x: f32) -> i8 {
     (x + ROUNDING_MAGIC).to_bits() as i8
 }
 
+/// The nearest integer, ties to even, of a value of magnitude below 2²².
+#[inline(always)]
+pub(crate) fn round_to_even(x: f32) -> f32 {
+    (x + ROUNDING_MAGIC) - ROUNDING_MAGIC
+}
+
 /// The largest magnitude of a slice, as bits, so that infinity and NaN are not lost on the way.
-#[inline]
+#[inline(always)]
 pub(crate) fn max_magnitude(x: &[f32]) -> u32 {
     let mut lanes = [0u32; 16];
     let (body, tail) = x.as_chunks::<16>();

@@ -24,6 +24,9 @@ pub enum CodecError {
     /// Not one of 32, 64, 128, …, 4096.
     #[error("block size `{0}` is not a power of two between 32 and 4096")]
     BlockSize(u32),
+    /// Neither −1 nor a positive multiple of 8.
+    #[error("group size `{0}` is neither -1 (a whole row) nor a multiple of 8")]
+    GroupSize(i64),
     /// A slice does not have the length that the shape asks for.
     #[error("`{what}` has {actual} entries instead of {expected}")]
     Length {

@@ -3,6 +3,8 @@
 //! The thresholds are the reference's own constants, given by their bits, since four NF4 thresholds and several FP4
 //! ones are not the f32 midpoints of their neighbours (the reference wrote them as short decimals).
 
+#![expect(clippy::inline_always, reason = "the loops must be compiled for the caller's instruction set")]
+
 use crate::arith::flush;
 
 /// A 4-bit data type. A weight's code is decided by `s = weight · (1 / absmax)`, which lies in [−1, 1].
@@ -83,7 +85,7 @@ impl std::fmt::Display for FourBit {
 }
 
 /// The number of thresholds below `s`. Comparisons with NaN are false: code 0.
-#[inline]
+#[inline(always)]
 pub(crate) fn nf4_code(s: f32) -> u32 {
     let mut code = 0;
     for t in NF4_THRESHOLDS {
@@ -93,7 +95,7 @@ pub(crate) fn nf4_code(s: f32) -> u32 {
 }
 
 /// The rank of `|s|` among the levels, as its code, and 8 for a negative value that is not flushed to zero.
-#[inline]
+#[inline(always)]
 pub(crate) fn fp4_code(s: f32) -> u32 {
     let magnitude = s.abs();
     let mut code = 0;

@@ -3,10 +3,14 @@
 //! A weight is rounded to f16 first, whatever its dtype: that is the contract of the reference, whose int8 layers
 //! only know f16 weights. Then each row has the scale `scb = max |w|` and the codes `round(w · (127 · (1 / scb)))`.
 
+#![expect(clippy::inline_always, reason = "the loops must be compiled for the caller's instruction set")]
+
 use rayon::prelude::*;
 
 use crate::arith::{INFINITE, first_non_finite, max_magnitude, reciprocal, round_to_i8};
 use crate::rounding::{Rounding, round_slice};
+use crate::simd::widest;
+use crate::stats::{ErrorStats, Sums};
 use crate::{CodecError, Element};
 
 /// Weights of one parallel task, at least; a task has whole rows.
@@ -23,34 +27,40 @@ pub struct QuantizedInt8 {
     pub scb: Vec<f32>,
 }
 
-/// Encodes f32 weights `[rows, cols]`; see [`quantize_int8_from`].
+/// Encodes f32 weights `[rows, cols]`; see [`quantize_int8_measured`].
 pub fn quantize_int8(w: &[f32], rows: usize, cols: usize) -> Result<QuantizedInt8, CodecError> {
-    quantize_int8_from(w, rows, cols)
+    quantize_int8_measured(w, rows, cols).map(|(quantized, _)| quantized)
 }
 
-/// Encodes weights `[rows, cols]` of any checkpoint dtype. A row of zeros has scale 0 and codes 0.
+/// Encodes weights `[rows, cols]` of any checkpoint dtype and measures what is lost. A row of zeros has scale 0 and
+/// codes 0.
 ///
 /// # Errors
 /// [`CodecError::Length`] if `w` is not `rows · cols` long; [`CodecError::NonFinite`] or
 /// [`CodecError::ExceedsF16`] with the first weight that has no code.
-pub fn quantize_int8_from<T: Element>(
+pub fn quantize_int8_measured<T: Element>(
     w: &[T],
     rows: usize,
     cols: usize,
-) -> Result<QuantizedInt8, CodecError> {
+) -> Result<(QuantizedInt8, ErrorStats), CodecError> {
     CodecError::check_len("w", rows.saturating_mul(cols), w.len())?;
     let mut codes = vec![0; w.len()];
     let mut scb = vec![0.0; rows];
     let rows_per_task = rows_per_task(cols);
     let task_len = rows_per_task * cols.max(1);
-    let first_bad = w
+    let parts: Vec<Result<Sums, usize>> = w
         .par_chunks(task_len)
         .zip(codes.par_chunks_mut(task_len))
         .zip(scb.par_chunks_mut(rows_per_task))
         .enumerate()
-        .filter_map(|(task, ((w, codes), scb))| Some(task * task_len + encode(w, cols, codes, scb)?))
-        .min();
-    first_bad.map_or(Ok(QuantizedInt8 { codes, scb }), |index| Err(no_code(w, index)))
+        .map(|(task, ((w, codes), scb))| {
+            widest(|| encode(w, cols, codes, scb)).map_err(|at| task * task_len + at)
+        })
+        .collect();
+    match parts.into_iter().collect::<Result<Vec<Sums>, usize>>() {
+        Ok(sums) => Ok((QuantizedInt8 { codes, scb }, Sums::total(&sums).stats(w.len()))),
+        Err(index) => Err(no_code(T::value(w, index), index)),
+    }
 }
 
 /// Decodes `[rows, cols]` codes to f32: `(code · scb) · (1 / 127)`.
@@ -73,7 +83,7 @@ pub fn dequantize_int8(codes: &[i8], scb: &[f32], rows: usize, cols: usize, out:
 }
 
 /// Restores a part of a row.
-#[inline]
+#[inline(always)]
 pub(crate) fn restore_row(codes: &[i8], scb: f32, out: &mut [f32]) {
     for (o, &code) in out.iter_mut().zip(codes) {
         *o = f32::from(code) * scb * PER_STEP;
@@ -81,7 +91,7 @@ pub(crate) fn restore_row(codes: &[i8], scb: f32, out: &mut [f32]) {
 }
 
 /// The codes of one row, given its largest magnitude.
-#[inline]
+#[inline(always)]
 pub(crate) fn encode_row(row: &[f32], largest: f32, codes: &mut [i8]) {
     let scale = if largest == 0.0 { 0.0 } else { 127.0 * reciprocal(largest) };
     for (code, w) in codes.iter_mut().zip(row) {
@@ -93,26 +103,28 @@ fn rows_per_task(cols: usize) -> usize {
     TASK.div_ceil(cols.max(1))
 }
 
-/// Encodes whole rows. Returns the position of the first weight without a code.
-fn encode<T: Element>(w: &[T], cols: usize, codes: &mut [i8], scb: &mut [f32]) -> Option<usize> {
-    let mut row = vec![0.0; cols];
+/// Encodes whole rows; the error is the position of the first weight without a code.
+#[inline(always)]
+fn encode<T: Element>(w: &[T], cols: usize, codes: &mut [i8], scb: &mut [f32]) -> Result<Sums, usize> {
+    let (mut wide, mut row, mut sums) = (vec![0.0; cols], vec![0.0; cols], Sums::default());
     for (i, ((w, codes), scb)) in w.chunks(cols).zip(codes.chunks_mut(cols)).zip(scb).enumerate() {
-        T::widen(w, &mut row);
+        T::widen(w, &mut wide);
+        row.copy_from_slice(&wide);
         round_slice(&mut row, Rounding::F16);
         let largest = max_magnitude(&row);
         if largest >= INFINITE {
-            return first_non_finite(&row).map(|at| i * cols + at);
+            return Err(i * cols + first_non_finite(&row).unwrap_or(0));
         }
         *scb = f32::from_bits(largest);
         encode_row(&row, *scb, codes);
+        restore_row(codes, *scb, &mut row);
+        sums.add(&wide, &row);
     }
-    None
+    Ok(sums)
 }
 
-fn no_code<T: Element>(w: &[T], index: usize) -> CodecError {
-    let mut value = [0.0];
-    T::widen(&w[index..=index], &mut value);
-    let [value] = value;
+/// Why a weight has no code: it, or what it becomes in f16, is not finite.
+pub(crate) fn no_code(value: f32, index: usize) -> CodecError {
     if value.is_finite() {
         CodecError::ExceedsF16 { index, value }
     } else {

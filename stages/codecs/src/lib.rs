@@ -5,6 +5,7 @@
 //! | NF4, FP4 in blocks | [`quantize4`] | [`dequantize4`] | [`matmul_packed4`] |
 //! | double quantization of absmax | [`double_quantize`] | [`double_dequantize`] | – |
 //! | int8 by rows | [`quantize_int8`] | [`dequantize_int8`] | [`matmul_int8`], [`int8_linear`] |
+//! | 4- and 8-bit integers in groups | [`quantize_rtn`] | [`PackedRtn::dequantize`] | [`PackedRtn::matmul`] |
 //!
 //! Two definitions hold for all of them and live in one place each:
 //!
@@ -40,14 +41,16 @@ mod nested;
 mod packed;
 mod product;
 mod rounding;
+mod rtn;
+mod simd;
 mod stats;
 
 pub use block::BlockSize;
-pub use blockwise::{Quantized4, dequantize4, quantize4, quantize4_from};
+pub use blockwise::{Quantized4, dequantize4, measure4, quantize4, quantize4_measured};
 pub use element::Element;
 pub use error::CodecError;
 pub use fourbit::FourBit;
-pub use int8::{QuantizedInt8, dequantize_int8, quantize_int8, quantize_int8_from};
+pub use int8::{QuantizedInt8, dequantize_int8, quantize_int8, quantize_int8_measured};
 pub use llm_int8::{OutlierThreshold, QuantizedActivations, int8_linear, quantize_activations};
 pub use nested::{
     DoubleQuantized, NESTED_BLOCK, double_dequantize, double_quantize, double_quantize_with_offset,
@@ -56,4 +59,5 @@ pub use nested::{
 pub use packed::Packed4;
 pub use product::{matmul_int8, matmul_packed4};
 pub use rounding::{Rounding, round_slice};
+pub use rtn::{GroupSize, PackedRtn, QuantizedRtn, RtnBits, RtnFormat, Symmetry, quantize_rtn};
 pub use stats::{ErrorStats, error_stats};

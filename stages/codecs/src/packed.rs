@@ -2,6 +2,8 @@
 //!
 //! Checkpoints are untrusted: lengths are checked once, here, and everything behind the view may rely on them.
 
+#![expect(clippy::inline_always, reason = "the loops must be compiled for the caller's instruction set")]
+
 use rayon::prelude::*;
 
 use crate::arith::flush;
@@ -80,29 +82,34 @@ impl<'a> Packed4<'a> {
     }
 
     /// Restores a range that lies inside one block.
-    #[inline]
+    #[inline(always)]
     fn restore_in_block(&self, start: usize, absmax: f32, out: &mut [f32]) {
-        let pairs = self.kind.pairs();
         let bytes = &self.packed[start / 2..];
-        let (bytes, whole) = match out.split_first_mut() {
+        match out.split_first_mut() {
             Some((first, rest)) if start % 2 == 1 => {
-                *first = pairs[bytes[0] as usize][1] * absmax;
-                (&bytes[1..], rest)
+                *first = flush_signed(self.kind.pairs()[bytes[0] as usize][1] * absmax);
+                restore_block(self.kind, &bytes[1..], absmax, rest);
             }
-            _ => (bytes, &mut *out),
-        };
-        let (body, tail) = whole.as_chunks_mut::<2>();
-        for (o, &byte) in body.iter_mut().zip(bytes) {
-            let [high, low] = pairs[byte as usize];
-            *o = [high * absmax, low * absmax];
+            _ => restore_block(self.kind, bytes, absmax, out),
         }
-        if let [last] = tail {
-            *last = pairs[bytes[body.len()] as usize][0] * absmax;
-        }
-        if absmax.abs() < FLUSH_BELOW {
-            for o in out {
-                *o = flush_signed(*o);
-            }
+    }
+}
+
+/// Restores weights of one block, from the high nibble of the first byte on.
+#[inline(always)]
+pub(crate) fn restore_block(kind: FourBit, bytes: &[u8], absmax: f32, out: &mut [f32]) {
+    let pairs = kind.pairs();
+    let (body, tail) = out.as_chunks_mut::<2>();
+    for (o, &byte) in body.iter_mut().zip(bytes) {
+        let [high, low] = pairs[byte as usize];
+        *o = [high * absmax, low * absmax];
+    }
+    if let [last] = tail {
+        *last = pairs[bytes[body.len()] as usize][0] * absmax;
+    }
+    if absmax.abs() < FLUSH_BELOW {
+        for o in out {
+            *o = flush_signed(*o);
         }
     }
 }

@@ -81,7 +81,12 @@ impl Packed4<'_> {
 }
 
 /// The product with weights that `restore(row, first column, strip)` writes into a strip.
-fn product(shape: Shape, x: &[f32], y: &mut [f32], restore: impl Fn(usize, usize, &mut [f32]) + Sync) {
+pub(crate) fn product(
+    shape: Shape,
+    x: &[f32],
+    y: &mut [f32],
+    restore: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
     let Shape { out, k, m } = shape;
     assert_eq!(x.len(), m * k, "length of `x`");
     assert_eq!(y.len(), m * out, "length of `y`");

@@ -1,9 +1,15 @@
 //! How far restored weights are from the ones they stand for.
+#![expect(clippy::inline_always, reason = "the sums must be compiled for the caller's instruction set")]
 
 use rayon::prelude::*;
 
+use crate::Element;
+use crate::simd::widest;
+
 /// Elements summed by one task. Fixed, since the order of f64 additions decides the last bits.
 const TASK: usize = 1 << 16;
+/// Elements widened and restored at a time; they stay in the first-level cache.
+const STRIP: usize = 1024;
 /// Independent partial sums within a task.
 const LANES: usize = 8;
 
@@ -26,77 +32,100 @@ pub struct ErrorStats {
 /// If the lengths differ.
 pub fn error_stats(reference: &[f32], restored: &[f32]) -> ErrorStats {
     assert_eq!(reference.len(), restored.len(), "compared tensors differ in length");
-    let parts: Vec<Sums> =
-        reference.par_chunks(TASK).zip(restored.par_chunks(TASK)).map(|(a, b)| Sums::over(a, b)).collect();
-    parts.into_iter().fold(Sums::default(), Sums::and).stats(reference.len())
+    measure(reference, |start, out| out.copy_from_slice(&restored[start..start + out.len()]))
 }
 
+/// Compares weights with what `restore(first position, strip)` writes, without a copy of either tensor.
+pub(crate) fn measure<T: Element>(reference: &[T], restore: impl Fn(usize, &mut [f32]) + Sync) -> ErrorStats {
+    let task = |(task, reference): (usize, &[T])| {
+        let (mut sums, mut wide, mut restored) = (Sums::default(), [0.0; STRIP], [0.0; STRIP]);
+        for (i, strip) in reference.chunks(STRIP).enumerate() {
+            let (wide, restored) = (&mut wide[..strip.len()], &mut restored[..strip.len()]);
+            T::widen(strip, wide);
+            restore(task * TASK + i * STRIP, restored);
+            widest(|| sums.add(wide, restored));
+        }
+        sums
+    };
+    let parts: Vec<Sums> = reference.par_chunks(TASK).enumerate().map(task).collect();
+    Sums::total(&parts).stats(reference.len())
+}
+
+/// Sums over pairs of values, in lanes that are added up at the end.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sums {
-    error: f64,
-    reference: f64,
-    restored: f64,
-    dot: f64,
-    max_abs: f64,
+pub(crate) struct Sums {
+    error: [f64; LANES],
+    reference: [f64; LANES],
+    restored: [f64; LANES],
+    /// NaN is not seen here, but in `error`.
+    max_abs: [f64; LANES],
 }
 
 impl Sums {
-    fn over(reference: &[f32], restored: &[f32]) -> Self {
-        let mut lanes = [Self::default(); LANES];
+    /// Takes in two slices of the same length.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, reference: &[f32], restored: &[f32]) {
         let (a, a_tail) = reference.as_chunks::<LANES>();
         let (b, b_tail) = restored.as_chunks::<LANES>();
+        // a copy, which can stay in registers
+        let mut sums = *self;
         for (a, b) in a.iter().zip(b) {
-            for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-                lane.add(a, b);
+            sums.add_lanes(a, b);
+        }
+        if !a_tail.is_empty() {
+            // zeros add nothing
+            let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+            a[..a_tail.len()].copy_from_slice(a_tail);
+            b[..b_tail.len()].copy_from_slice(b_tail);
+            sums.add_lanes(&a, &b);
+        }
+        *self = sums;
+    }
+
+    #[inline(always)]
+    fn add_lanes(&mut self, reference: &[f32; LANES], restored: &[f32; LANES]) {
+        for i in 0..LANES {
+            let (a, b) = (f64::from(reference[i]), f64::from(restored[i]));
+            let difference = a - b;
+            self.error[i] += difference * difference;
+            self.reference[i] += a * a;
+            self.restored[i] += b * b;
+            let magnitude = difference.abs();
+            self.max_abs[i] = if magnitude > self.max_abs[i] { magnitude } else { self.max_abs[i] };
+        }
+    }
+
+    /// The sums of all parts, in their order.
+    pub(crate) fn total(parts: &[Self]) -> Self {
+        let mut total = Self::default();
+        for part in parts {
+            for i in 0..LANES {
+                total.error[i] += part.error[i];
+                total.reference[i] += part.reference[i];
+                total.restored[i] += part.restored[i];
+                total.max_abs[i] = total.max_abs[i].max(part.max_abs[i]);
             }
         }
-        for (lane, (&a, &b)) in lanes.iter_mut().zip(a_tail.iter().zip(b_tail)) {
-            lane.add(a, b);
-        }
-        lanes.into_iter().fold(Self::default(), Self::and)
+        total
     }
 
-    #[inline]
-    fn add(&mut self, reference: f32, restored: f32) {
-        let (a, b) = (f64::from(reference), f64::from(restored));
-        let difference = a - b;
-        self.error += difference * difference;
-        self.reference += a * a;
-        self.restored += b * b;
-        self.dot += a * b;
-        self.max_abs = larger(self.max_abs, difference.abs());
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            error: self.error + other.error,
-            reference: self.reference + other.reference,
-            restored: self.restored + other.restored,
-            dot: self.dot + other.dot,
-            max_abs: larger(self.max_abs, other.max_abs),
-        }
-    }
-
-    fn stats(self, n: usize) -> ErrorStats {
-        let norms = (self.reference * self.restored).sqrt();
-        let both_zero = self.reference == 0.0 && self.restored == 0.0;
+    /// The statistics of `n` pairs.
+    pub(crate) fn stats(&self, n: usize) -> ErrorStats {
+        let sum = |lanes: &[f64; LANES]| lanes.iter().sum::<f64>();
+        let (error, reference, restored) = (sum(&self.error), sum(&self.reference), sum(&self.restored));
+        let norms = (reference * restored).sqrt();
         let cosine = match norms {
-            _ if both_zero => 1.0,
+            _ if reference == 0.0 && restored == 0.0 => 1.0,
             0.0 => 0.0,
-            norms => self.dot / norms,
+            // the dot product, by |a − b|² = |a|² + |b|² − 2ab
+            norms => f64::midpoint(reference - error, restored) / norms,
         };
-        let snr_db =
-            if self.error == 0.0 { f64::INFINITY } else { 10.0 * (self.reference / self.error).log10() };
-        ErrorStats { mse: self.error / n.max(1) as f64, snr_db, max_abs: self.max_abs, cosine }
+        let snr_db = if error == 0.0 { f64::INFINITY } else { 10.0 * (reference / error).log10() };
+        let largest = self.max_abs.iter().copied().fold(0.0, f64::max);
+        let max_abs = if error.is_nan() { f64::NAN } else { largest };
+        ErrorStats { mse: error / n.max(1) as f64, snr_db, max_abs, cosine }
     }
 }
-
-/// The larger of two numbers; NaN if one is NaN.
-#[inline]
-fn larger(a: f64, b: f64) -> f64 {
-    if a >= b || a.is_nan() { a } else { b }
-}
-
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "these results are exact")]
 mod tests {

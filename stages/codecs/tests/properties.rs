@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 use qpipe_codecs::{
-    BlockSize, FourBit, Rounding, dequantize_int8, dequantize4, error_stats, matmul_int8, matmul_packed4,
-    quantize_int8, quantize4, round_slice,
+    BlockSize, ErrorStats, FourBit, GroupSize, Packed4, PackedRtn, Rounding, RtnBits, RtnFormat, Symmetry,
+    dequantize_int8, dequantize4, error_stats, matmul_int8, matmul_packed4, measure4, quantize_int8,
+    quantize_rtn, quantize4, quantize4_measured, round_slice,
 };
 
 fn kinds() -> impl Strategy<Value = FourBit> {
@@ -145,4 +146,56 @@ fn a_large_tensor_encodes_like_its_parts() {
         assert_eq!(whole.packed, parts.iter().flat_map(|p| p.packed.clone()).collect::<Vec<_>>());
         assert_eq!(whole.absmax, parts.iter().flat_map(|p| p.absmax.clone()).collect::<Vec<_>>());
     }
+}
+
+fn rtn_formats() -> impl Strategy<Value = RtnFormat> {
+    let sizes = prop::sample::select(vec![-1i64, 8, 16, 64]);
+    let symmetries = prop::sample::select(vec![Symmetry::Symmetric, Symmetry::Asymmetric]);
+    (prop::sample::select(vec![4, 8]), sizes, symmetries).prop_map(|(bits, group, symmetry)| RtnFormat {
+        bits: RtnBits::of(bits).expect("4 or 8"),
+        group: GroupSize::try_from(group).expect("a group size"),
+        symmetry,
+    })
+}
+
+proptest! {
+    #[test]
+    fn rtn_error_is_at_most_a_step_and_products_agree(
+        (out, k, m, w, x) in products(), format in rtn_formats()
+    ) {
+        let (q, stats) = quantize_rtn(&w, out, k, format).unwrap();
+        let scales: Vec<f32> = q.scales.iter().map(|s| s.to_f32()).collect();
+        let packed = PackedRtn::new(format, [out, k], &q.codes, &scales, &q.zeros).unwrap();
+        let mut restored = vec![f32::NAN; w.len()];
+        packed.dequantize(&mut restored).unwrap();
+        // half a step inside the grid; up to a whole one at its symmetric upper end, and what f16 does to the scale
+        let step = scales.iter().copied().fold(0.0, f32::max);
+        let worst = w.iter().zip(&restored).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        prop_assert!(worst <= step * 1.05 + 1e-6, "{} {}", worst, step);
+        prop_assert_eq!(stats.max_abs.to_bits(), f64::from(worst).to_bits());
+        let mut y = vec![f32::NAN; m * out];
+        packed.matmul(&x, m, Rounding::None, &mut y);
+        assert_near(&y, &naive(&restored, &x, out, k, m), k);
+    }
+
+    #[test]
+    fn what_is_measured_while_encoding_is_the_distance_of_the_restored_weights(
+        kind in kinds(), block in blocks(), w in weights(1..700)
+    ) {
+        let (q, measured) = quantize4_measured(kind, &w, block).unwrap();
+        let mut restored = vec![f32::NAN; w.len()];
+        dequantize4(kind, &q.packed, &q.absmax, block, w.len(), &mut restored);
+        prop_assert!(near(measured, error_stats(&w, &restored)));
+        let stored = Packed4::new(kind, &q.packed, &q.absmax, block, w.len()).unwrap();
+        prop_assert!(near(measured, measure4(&w, &stored)));
+    }
+}
+
+/// Equal but for the order of additions.
+fn near(a: ErrorStats, b: ErrorStats) -> bool {
+    let close = |x: f64, y: f64| x.to_bits() == y.to_bits() || (x - y).abs() <= 1e-12 * x.abs().max(y.abs());
+    close(a.mse, b.mse)
+        && close(a.snr_db, b.snr_db)
+        && close(a.max_abs, b.max_abs)
+        && close(a.cosine, b.cosine)
 }

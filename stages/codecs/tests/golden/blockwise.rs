@@ -1,7 +1,7 @@
 //! NF4 and FP4 codes, absmax and restored weights.
 
 use half::{bf16, f16};
-use qpipe_codecs::{CodecError, FourBit, Packed4, Rounding, dequantize4, quantize4, quantize4_from};
+use qpipe_codecs::{CodecError, FourBit, Packed4, Rounding, dequantize4, quantize4, quantize4_measured};
 
 use crate::vectors::{Case, Config, assert_same_bits, cases, finite_cases, rounded};
 
@@ -93,14 +93,18 @@ fn checkpoint_dtypes_encode_like_f32() {
         let w = case.weights.iter();
         let narrow = match case.dtype {
             Rounding::None => return,
-            Rounding::F16 => {
-                quantize4_from(config.kind, &w.map(|&w| f16::from_f32(w)).collect::<Vec<_>>(), config.block)
-            }
-            Rounding::Bf16 => {
-                quantize4_from(config.kind, &w.map(|&w| bf16::from_f32(w)).collect::<Vec<_>>(), config.block)
-            }
+            Rounding::F16 => quantize4_measured(
+                config.kind,
+                &w.map(|&w| f16::from_f32(w)).collect::<Vec<_>>(),
+                config.block,
+            ),
+            Rounding::Bf16 => quantize4_measured(
+                config.kind,
+                &w.map(|&w| bf16::from_f32(w)).collect::<Vec<_>>(),
+                config.block,
+            ),
         };
-        assert_eq!(narrow.unwrap(), wide, "{what}");
+        assert_eq!(narrow.unwrap().0, wide, "{what}");
     });
 }
 

@@ -17,5 +17,6 @@ mod blockwise;
 mod codebooks;
 mod int8;
 mod nested;
+mod rtn;
 mod tiny;
 mod vectors;
