@@ -51,7 +51,9 @@ pub use element::Element;
 pub use error::CodecError;
 pub use fourbit::FourBit;
 pub use int8::{QuantizedInt8, dequantize_int8, quantize_int8, quantize_int8_measured};
-pub use llm_int8::{OutlierThreshold, QuantizedActivations, int8_linear, quantize_activations};
+pub use llm_int8::{
+    OutlierThreshold, QuantizedActivations, int8_linear, outlier_weights, quantize_activations, scale_int8,
+};
 pub use nested::{
     DoubleQuantized, NESTED_BLOCK, double_dequantize, double_quantize, double_quantize_with_offset,
     dynamic_map,

@@ -4,16 +4,21 @@
 //! Which columns count as outliers is decided by all rows of a batch together, so an output depends on the batch:
 //! whoever caches results has to know the batch plan.
 
+#![expect(clippy::inline_always, reason = "the loops must be compiled for the caller's instruction set")]
+
 use rayon::prelude::*;
 
-use crate::arith::first_non_finite;
+use crate::CodecError;
+use crate::arith::{INFINITE, first_non_finite, max_magnitude};
 use crate::int8::{encode_row, restore_row};
 use crate::product::transpose;
 use crate::rounding::{Rounding, round_slice};
-use crate::{CodecError, QuantizedInt8};
+use crate::simd::widest;
 
 /// 1 / (127 · 127), as the reference spells it.
 const PER_PRODUCT_STEP: f32 = 6.200_012e-05;
+/// From this magnitude on, a value is infinite in f16.
+const BEYOND_F16: f32 = 65_520.0;
 /// Columns up to which a sum of products of two codes fits an i32.
 const MAX_COLUMNS: usize = i32::MAX as usize / (127 * 127);
 /// Products of one parallel task, at least; a task has whole output features.
@@ -48,7 +53,28 @@ pub struct QuantizedActivations {
     pub outliers: Vec<usize>,
 }
 
-/// Encodes activations `[tokens, k]`, after rounding them to f16.
+impl QuantizedActivations {
+    /// Encodes activations `[tokens, k]`, after rounding them to f16. A token with a NaN, or with a value that is
+    /// infinite in f16 and no outlier, has codes 0 and the scale NaN, which makes all its outputs NaN, as in any
+    /// floating-point product.
+    ///
+    /// # Panics
+    /// If `a` is not `tokens · k` long.
+    pub fn of(a: &[f32], tokens: usize, k: usize, threshold: OutlierThreshold) -> Self {
+        assert_eq!(a.len(), tokens * k, "length of `a`");
+        let mut half = a.to_vec();
+        half.par_chunks_mut(TASK).for_each(|half| round_slice(half, Rounding::F16));
+        let outliers = outlier_columns(&half, k, threshold);
+        let (mut codes, mut sca) = (vec![0; a.len()], vec![0.0; tokens]);
+        let rows = half.par_chunks_mut(k.max(1)).zip(codes.par_chunks_mut(k.max(1))).zip(&mut sca);
+        rows.for_each(|((row, codes), sca)| {
+            *sca = widest(|| encode_token(row, codes, &outliers, threshold));
+        });
+        Self { codes, sca, outliers }
+    }
+}
+
+/// Encodes activations as [`QuantizedActivations::of`] does, and refuses what it cannot express.
 ///
 /// # Errors
 /// [`CodecError::Length`]; [`CodecError::NonFinite`]; [`CodecError::ExceedsF16`] for an activation that becomes
@@ -63,90 +89,118 @@ pub fn quantize_activations(
     if let Some(index) = first_non_finite(a) {
         return Err(CodecError::NonFinite { index, value: a[index] });
     }
-    let mut half = a.to_vec();
-    round_slice(&mut half, Rounding::F16);
-    let outliers = outlier_columns(&half, k, threshold);
-    let mut codes = vec![0; a.len()];
-    let mut sca = Vec::with_capacity(tokens);
-    for token in 0..tokens {
-        let range = token * k..(token + 1) * k;
-        let (row, codes) = (&mut half[range.clone()], &mut codes[range]);
-        row.iter_mut().filter(|v| threshold.is_outlier(**v)).for_each(|v| *v = 0.0);
-        if let Some(at) = first_non_finite(row) {
-            let index = token * k + at;
-            return Err(CodecError::ExceedsF16 { index, value: a[index] });
+    let quantized = QuantizedActivations::of(a, tokens, k, threshold);
+    match quantized.sca.iter().position(|sca| sca.is_nan()) {
+        None => Ok(quantized),
+        Some(token) => {
+            let row = &a[token * k..(token + 1) * k];
+            let exceeds = |v: &f32| v.abs() >= BEYOND_F16 && !threshold.is_outlier(*v);
+            let index = token * k + row.iter().position(exceeds).unwrap_or(0);
+            Err(CodecError::ExceedsF16 { index, value: a[index] })
         }
-        let largest = row.iter().fold(0.0, |largest: f32, v| largest.max(v.abs()));
-        for &column in &outliers {
-            row[column] = 0.0;
-        }
-        encode_row(row, largest, codes);
-        sca.push(largest);
     }
-    Ok(QuantizedActivations { codes, sca, outliers })
 }
 
-/// `y[m, out] = a[m, k] · W[out, k]ᵀ` as LLM.int8 computes it, with `a` already in the compute dtype `dtype`.
+/// Encodes one token, its values in f16; returns its scale.
+#[inline(always)]
+fn encode_token(row: &mut [f32], codes: &mut [i8], outliers: &[usize], threshold: OutlierThreshold) -> f32 {
+    for v in row.iter_mut() {
+        *v = if threshold.is_outlier(*v) { 0.0 } else { *v };
+    }
+    let largest = max_magnitude(row);
+    if largest >= INFINITE {
+        return f32::NAN;
+    }
+    for &column in outliers {
+        row[column] = 0.0;
+    }
+    encode_row(row, f32::from_bits(largest), codes);
+    f32::from_bits(largest)
+}
+
+/// `y[m, out] = a[m, k] · W[out, k]ᵀ` as LLM.int8 computes it, with `a` already in the compute dtype `dtype`. `codes`
+/// `[out, k]` and `scb` `[out]` are those of [`QuantizedInt8`](crate::QuantizedInt8).
 ///
 /// The int8 part is rounded to f16 and then to `dtype`; outlier columns are multiplied with weights rounded to
 /// `dtype`, summed in f32, and the total is rounded to `dtype`.
 ///
 /// # Errors
-/// Those of [`quantize_activations`], and [`CodecError::Length`] for the other slices.
+/// [`CodecError::Length`].
 ///
 /// # Panics
 /// If `k` exceeds 133,144, beyond which a sum may overflow.
+#[expect(clippy::too_many_arguments, reason = "the parts of a stored tensor, and the shape of a product")]
 pub fn int8_linear(
     a: &[f32],
     m: usize,
     k: usize,
-    weights: &QuantizedInt8,
+    codes: &[i8],
+    scb: &[f32],
     threshold: OutlierThreshold,
     dtype: Rounding,
     y: &mut [f32],
 ) -> Result<(), CodecError> {
     assert!(k <= MAX_COLUMNS, "a sum of {k} int8 products may overflow");
-    let out = weights.scb.len();
-    CodecError::check_len("codes", out * k, weights.codes.len())?;
+    let out = scb.len();
+    CodecError::check_len("a", m * k, a.len())?;
+    CodecError::check_len("codes", out * k, codes.len())?;
     CodecError::check_len("y", m * out, y.len())?;
-    let activations = quantize_activations(a, m, k, threshold)?;
+    let activations = QuantizedActivations::of(a, m, k, threshold);
     if m == 0 {
         return Ok(());
     }
+    let weights = outlier_weights(codes, scb, k, &activations.outliers, dtype);
     let mut by_row = vec![0.0; y.len()];
     let features_per_task = TASK.div_ceil(k.max(1) * m);
     by_row.par_chunks_mut(features_per_task * m).enumerate().for_each(|(task, y)| {
         for (i, y) in y.chunks_mut(m).enumerate() {
-            feature(a, &activations, k, weights, task * features_per_task + i, dtype, y);
+            let row = task * features_per_task + i;
+            let outlier_weights = &weights[row * activations.outliers.len()..][..activations.outliers.len()];
+            feature(a, &activations, k, &codes[row * k..(row + 1) * k], scb[row], outlier_weights, dtype, y);
         }
     });
     transpose(&by_row, m, y);
     Ok(())
 }
 
+/// Weights `[out, outliers]` of the outlier columns: restored, then rounded to `dtype`.
+pub fn outlier_weights(codes: &[i8], scb: &[f32], k: usize, outliers: &[usize], dtype: Rounding) -> Vec<f32> {
+    let mut weights = vec![0.0; scb.len() * outliers.len()];
+    for (row, (weights, scb)) in weights.chunks_mut(outliers.len().max(1)).zip(scb).enumerate() {
+        let kept: Vec<i8> = outliers.iter().map(|&column| codes[row * k + column]).collect();
+        restore_row(&kept, *scb, weights);
+    }
+    round_slice(&mut weights, dtype);
+    weights
+}
+
+/// A token's int8 part `[out]` from the sums of products of codes: scaled, rounded to f16, then to `dtype`.
+pub fn scale_int8(sums: &[i32], sca: f32, scb: &[f32], dtype: Rounding, y: &mut [f32]) {
+    for ((y, sum), scb) in y.iter_mut().zip(sums).zip(scb) {
+        *y = *sum as f32 * sca * scb * PER_PRODUCT_STEP;
+    }
+    round_slice(y, Rounding::F16);
+    round_slice(y, dtype);
+}
+
 /// One output feature for every token: `y[m]`.
+#[expect(clippy::too_many_arguments, reason = "one row of a stored tensor, and the batch")]
 fn feature(
     a: &[f32],
     activations: &QuantizedActivations,
     k: usize,
-    weights: &QuantizedInt8,
-    row: usize,
+    codes: &[i8],
+    scb: f32,
+    outlier_weights: &[f32],
     dtype: Rounding,
     y: &mut [f32],
 ) {
-    let (codes, scb) = (&weights.codes[row * k..(row + 1) * k], weights.scb[row]);
-    let kept: Vec<i8> = activations.outliers.iter().map(|&column| codes[column]).collect();
-    let mut outlier_weights = vec![0.0; kept.len()];
-    restore_row(&kept, scb, &mut outlier_weights);
-    round_slice(&mut outlier_weights, dtype);
     for (token, y) in y.iter_mut().enumerate() {
         let span = token * k..(token + 1) * k;
-        let sum = int_dot(&activations.codes[span.clone()], codes);
-        *y = sum as f32 * activations.sca[token] * scb * PER_PRODUCT_STEP;
-        round_slice(std::slice::from_mut(y), Rounding::F16);
-        round_slice(std::slice::from_mut(y), dtype);
+        let sum = widest(|| int_dot(&activations.codes[span.clone()], codes));
+        scale_int8(&[sum], activations.sca[token], &[scb], dtype, std::slice::from_mut(y));
         let a = &a[span];
-        let outliers = activations.outliers.iter().zip(&outlier_weights);
+        let outliers = activations.outliers.iter().zip(outlier_weights);
         *y += outliers.map(|(&column, w)| a[column] * w).sum::<f32>();
     }
     round_slice(y, dtype);
@@ -164,6 +218,7 @@ fn outlier_columns(a: &[f32], k: usize, threshold: OutlierThreshold) -> Vec<usiz
 }
 
 /// The exact dot product of two rows of codes.
+#[inline(always)]
 fn int_dot(a: &[i8], b: &[i8]) -> i32 {
     a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
 }
@@ -183,12 +238,20 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_not_finite_spoils_its_own_outputs_alone() {
+        let (codes, scb) = ([127, 127, 127, -127], [1.0; 2]);
+        let mut y = [0.0; 4];
+        let a = [f32::NAN, 1.0, 1.0, 1.0];
+        int8_linear(&a, 2, 2, &codes, &scb, OutlierThreshold::AtLeast(6.0), Rounding::F16, &mut y).unwrap();
+        assert!(y[0].is_nan() && y[1].is_nan());
+        assert_eq!(y[2..], [2.0, 0.0]);
+    }
+
+    #[test]
     fn empty_batches() {
-        let weights = QuantizedInt8 { codes: vec![1; 6], scb: vec![1.0; 2] };
-        int8_linear(&[], 0, 3, &weights, OutlierThreshold::Off, Rounding::F16, &mut []).unwrap();
-        let weights = QuantizedInt8 { codes: vec![], scb: vec![1.0; 2] };
+        int8_linear(&[], 0, 3, &[1; 6], &[1.0; 2], OutlierThreshold::Off, Rounding::F16, &mut []).unwrap();
         let mut y = [1.0; 4];
-        int8_linear(&[], 2, 0, &weights, OutlierThreshold::Off, Rounding::F16, &mut y).unwrap();
+        int8_linear(&[], 2, 0, &[], &[1.0; 2], OutlierThreshold::Off, Rounding::F16, &mut y).unwrap();
         assert_eq!(y, [0.0; 4]);
     }
 }

@@ -1,8 +1,6 @@
 //! Row-wise int8 weights and the LLM.int8 product.
 
-use qpipe_codecs::{
-    OutlierThreshold, QuantizedInt8, Rounding, int8_linear, quantize_activations, quantize_int8,
-};
+use qpipe_codecs::{OutlierThreshold, Rounding, int8_linear, quantize_activations, quantize_int8};
 
 use crate::vectors::{Vectors, assert_same_bits};
 
@@ -64,12 +62,12 @@ fn linear() {
 
 fn compare_linear(vectors: &Vectors, key: &str, threshold: OutlierThreshold, dtype: Rounding, name: &str) {
     let shape = vectors.shape("A");
-    let weights = QuantizedInt8 { codes: vectors.i8("CB"), scb: vectors.float("SCB") };
+    let (codes, scb) = (vectors.i8("CB"), vectors.float("SCB"));
     let mut a = vectors.float("A");
     qpipe_codecs::round_slice(&mut a, dtype);
     let expected = vectors.float(key);
     let mut ours = vec![f32::NAN; expected.len()];
-    int8_linear(&a, shape[0], shape[1], &weights, threshold, dtype, &mut ours).unwrap();
+    int8_linear(&a, shape[0], shape[1], &codes, &scb, threshold, dtype, &mut ours).unwrap();
     assert_same_bits(&ours, &expected, &format!("{name} {key}"));
 }
 
