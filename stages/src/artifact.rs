@@ -37,8 +37,8 @@ pub struct Module {
 }
 
 /// How a module's values are encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "scheme", rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "scheme", rename_all = "kebab-case")]
 pub enum Encoding {
     /// Part `weight`, in its own dtype.
     Dense,
@@ -52,8 +52,20 @@ pub enum Encoding {
         block: u32,
         double_quant: bool,
     },
-    /// Parts `codes` (i8) and `scb` (f32 per row).
-    Int8,
+    /// Parts `codes` (i8) and `scb` (f32 per row). Products are LLM.int8's, with activations in int8 too; columns with
+    /// an activation of at least `threshold` are kept out of that, unless it is 0.
+    Int8 {
+        threshold: f32,
+    },
+    /// The same parts; weights are restored, activations stay as they are.
+    Int8WeightOnly,
+    /// Parts `codes` (u8, packed by rows), `scales` (f16 per group) and, unless symmetric, `zeros` (u8, packed by
+    /// rows). `group` -1: one per row.
+    Rtn {
+        bits: u32,
+        group: i64,
+        symmetric: bool,
+    },
 }
 
 /// A tensor in a safetensors blob.
@@ -95,6 +107,14 @@ impl ModelArtifact {
     /// Every stored byte of the weights: codes, scales, norms and embeddings, each tensor once.
     pub fn weight_bytes(&self) -> u64 {
         self.modules.values().map(Module::bytes).sum()
+    }
+
+    /// Whether a sequence's results depend on the others of its batch: then the batch plan belongs in the key of
+    /// whatever the model computes. LLM.int8 with a threshold takes the outlier columns of all tokens together.
+    pub fn batch_dependent(&self) -> bool {
+        let depends =
+            |module: &Module| matches!(module.encoding, Encoding::Int8 { threshold } if threshold > 0.0);
+        self.modules.values().any(depends)
     }
 
     /// Writes the document and returns it as an artifact.

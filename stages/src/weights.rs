@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qpipe_cache::{Digest, Mapped, Store};
-use qpipe_codecs::{BlockSize, DoubleQuantized, FourBit};
+use qpipe_codecs::{
+    BlockSize, DoubleQuantized, FourBit, GroupSize, OutlierThreshold, RtnBits, RtnFormat, Symmetry,
+};
 use qpipe_formats::{TensorFile, Tokenizer};
 use qpipe_sdk::{Artifact, StageError};
 
 use crate::artifact::{Encoding, ModelArtifact, Module, TensorRef};
 use crate::device::ComputeDevice;
 use crate::model::compute::ComputeDtype;
-use crate::model::linear::{BlobSlice, Linear, PackedCodes, PackedWeight};
+use crate::model::linear::{BlobSlice, Int8Product, Linear, PackedCodes, PackedWeight};
 use crate::model::llama::{Llama, Weights};
 use crate::model::ops::Place;
 
@@ -145,14 +147,40 @@ pub fn packed(blobs: &BlobReader<'_>, name: &str, module: &Module) -> Result<Pac
         Encoding::Dense => return Err(StageError::config(format!("module `{name}` is not quantized"))),
         Encoding::Nf4 { block, double_quant } => four(blobs, module, FourBit::Nf4, block, double_quant)?,
         Encoding::Fp4 { block, double_quant } => four(blobs, module, FourBit::Fp4, block, double_quant)?,
-        Encoding::Int8 => PackedCodes::Int8 {
-            codes: blobs.bytes(module.part("codes")?)?,
-            scb: blobs.values(module.part("scb")?)?,
-        },
+        Encoding::Int8 { threshold } => {
+            let threshold =
+                if threshold > 0.0 { OutlierThreshold::AtLeast(threshold) } else { OutlierThreshold::Off };
+            int8(blobs, module, Int8Product::LlmInt8(threshold))?
+        }
+        Encoding::Int8WeightOnly => int8(blobs, module, Int8Product::WeightOnly)?,
+        Encoding::Rtn { bits, group, symmetric } => rtn(blobs, module, rtn_format(bits, group, symmetric)?)?,
     };
     let weight = PackedWeight { out, inner, codes };
     weight.check().map_err(|what| StageError::config(format!("module `{name}`: {what}")))?;
     Ok(weight)
+}
+
+fn int8(blobs: &BlobReader<'_>, module: &Module, product: Int8Product) -> Result<PackedCodes, StageError> {
+    let codes = blobs.bytes(module.part("codes")?)?;
+    Ok(PackedCodes::Int8 { codes, scb: blobs.values(module.part("scb")?)?, product })
+}
+
+/// The format that an encoding or a stage's parameters name.
+pub fn rtn_format(bits: u32, group: i64, symmetric: bool) -> Result<RtnFormat, StageError> {
+    let width =
+        RtnBits::of(bits).ok_or_else(|| StageError::config(format!("`bits` is {bits}, not 4 or 8")))?;
+    let group = GroupSize::try_from(group).map_err(StageError::config)?;
+    let symmetry = if symmetric { Symmetry::Symmetric } else { Symmetry::Asymmetric };
+    Ok(RtnFormat { bits: width, group, symmetry })
+}
+
+fn rtn(blobs: &BlobReader<'_>, module: &Module, format: RtnFormat) -> Result<PackedCodes, StageError> {
+    let zeros = match format.symmetry {
+        Symmetry::Symmetric => Vec::new(),
+        Symmetry::Asymmetric => blobs.bytes(module.part("zeros")?)?.to_vec(),
+    };
+    let codes = blobs.bytes(module.part("codes")?)?;
+    Ok(PackedCodes::Rtn { format, codes, scales: blobs.values(module.part("scales")?)?, zeros })
 }
 
 fn four(

@@ -193,8 +193,9 @@ fn node(spec: &NodeSpec) -> NodeDoc {
             doc(FormDoc::Keyed, *required, props().collect(), choices.iter().map(choice).collect())
         }
         NodeForm::Named { value, .. } => {
-            let params =
-                std::iter::once(param(format!("{}.NAME", spec.name), value)).chain(props()).collect();
+            let path = |p: &ParamSpec| format!("{}.NAME.{}", spec.name, p.name);
+            let props = spec.props.iter().map(|p| param(path(p), p));
+            let params = std::iter::once(param(format!("{}.NAME", spec.name), value)).chain(props).collect();
             doc(FormDoc::Named, value.required, params, Vec::new())
         }
     }

@@ -9,6 +9,7 @@
 //! | `from embedded=tiny` | [`NodeForm::Group`] | `from.embedded` |
 //! | `task boolq limit=500` | [`NodeForm::Keyed`], repeatable | `task.boolq` (true), `task.boolq.limit` |
 //! | `output table "t.tsv"` | [`NodeForm::Named`], repeatable | `output.table`, for any name |
+//! | `module "*.o_proj" rtn bits=8` | [`NodeForm::Named`] with properties | `module.*.o_proj`, `module.*.o_proj.bits` |
 
 use crate::value::{Params, Value};
 
@@ -72,7 +73,8 @@ impl ParamType {
 }
 
 /// When a parameter applies: only while `param` has one of `values`. Elsewhere it is dropped from the key, and
-/// naming it in a manifest is an error.
+/// naming it in a manifest is an error. A property of a [`NodeForm::Named`] node names the node; its own rule's value
+/// is meant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Applies {
     pub param: &'static str,
@@ -151,6 +153,8 @@ pub enum NodeForm {
 pub enum Names {
     /// `output NAME VALUE`.
     Argument,
+    /// `module PATTERN VALUE [props]`: the name may hold `*`, and is none of the properties' names.
+    Pattern,
     /// `input NAME VALUE`, or `input NAME (stage)STAGE`: then it is an input port called `input.NAME`, which takes
     /// the artifact of any stage.
     ArgumentOrStage,
@@ -239,22 +243,40 @@ impl Schema {
     /// The declaration behind a dotted path; `None` for an unknown one and for a keyed node's own presence
     /// (`task.boolq`).
     pub fn param(&self, path: &str) -> Option<&ParamSpec> {
-        self.listed(path).map(|listed| &listed.spec).or_else(|| self.named(path))
+        self.listed(path).map(|listed| &listed.spec).or_else(|| self.named(path).map(|(spec, _)| spec))
     }
 
-    /// The declaration behind `output.table`, where `output` takes values under any name.
-    fn named(&self, path: &str) -> Option<&ParamSpec> {
-        let (node, _) = path.split_once('.')?;
-        self.nodes.iter().filter(|known| known.name == node).find_map(|known| match &known.form {
-            NodeForm::Named { value, .. } => Some(value),
-            _ => None,
+    /// The declaration behind `output.table`, where `output` takes values under any name, or behind a property of
+    /// such a value, with the value's path.
+    fn named<'p>(&self, path: &'p str) -> Option<(&ParamSpec, Option<&'p str>)> {
+        let (node, name) = path.split_once('.')?;
+        let known = self.nodes.iter().find(|known| known.name == node)?;
+        let NodeForm::Named { value, .. } = &known.form else { return None };
+        let prop = name.rsplit_once('.').and_then(|(_, prop)| known.props.iter().find(|p| p.name == prop));
+        Some(match prop {
+            Some(prop) => (prop, path.rsplit_once('.').map(|(owner, _)| owner)),
+            None => (value, None),
         })
+    }
+
+    /// The path of the parameter that decides whether the one at `path` applies.
+    pub fn decider(&self, path: &str) -> Option<String> {
+        let rule = self.param(path)?.applies.as_ref()?;
+        let owner = self.named(path).and_then(|(_, owner)| owner);
+        Some(owner.unwrap_or(rule.param).to_owned())
     }
 
     /// Whether the value at a path decides whether other parameters apply.
     pub fn decides(&self, path: &str) -> bool {
         let rules = self.params.iter().filter_map(|listed| listed.spec.applies.as_ref());
-        self.is_presence(path) || rules.into_iter().any(|rule| rule.param == path)
+        let of_rule = || {
+            let node = path.split_once('.').map(|(node, _)| node);
+            let node = self.nodes.iter().find(|known| Some(known.name) == node);
+            node.is_some_and(|n| {
+                n.props.iter().any(|p| p.applies.as_ref().is_some_and(|a| a.param == n.name))
+            }) && self.named(path).is_some_and(|(_, owner)| owner.is_none())
+        };
+        self.is_presence(path) || rules.into_iter().any(|rule| rule.param == path) || of_rule()
     }
 
     /// Whether a dotted path is a keyed node's presence, like `task.boolq`.
@@ -269,15 +291,19 @@ impl Schema {
 
     /// Whether the parameter at `path` applies, given the others (with defaults already filled in).
     pub fn applies(&self, path: &str, given: &Params) -> bool {
-        let Some(listed) = self.listed(path) else { return true };
-        if listed.choice.as_ref().is_some_and(|choice| !given.has(choice)) {
-            return false;
+        match self.listed(path) {
+            Some(Listed { choice: Some(choice), .. }) if !given.has(choice) => false,
+            Some(listed) => {
+                listed.spec.applies.as_ref().is_none_or(|rule| allows(rule, given.get(rule.param)))
+            }
+            None => match self.named(path) {
+                Some((prop, Some(owner))) => {
+                    let value = given.get(owner);
+                    value.is_some() && prop.applies.as_ref().is_none_or(|rule| allows(rule, value))
+                }
+                _ => true,
+            },
         }
-        listed.spec.applies.as_ref().is_none_or(|rule| match given.get(rule.param) {
-            None => false,
-            Some(Value::Text(word)) => rule.values.contains(&word.as_str()),
-            Some(other) => rule.values.contains(&other.to_string().as_str()),
-        })
     }
 
     /// The effective parameters: defaults filled in, inapplicable parameters dropped.
@@ -287,6 +313,11 @@ impl Schema {
         for (path, spec) in self.params() {
             if let (None, Some(default)) = (filled.get(path), &spec.default) {
                 filled.set(path, default.clone());
+            }
+        }
+        for (path, default) in self.named_defaults(given) {
+            if !filled.has(&path) {
+                filled.set(path, default);
             }
         }
         // a parameter that decides may itself turn out not to apply, so this runs until nothing drops out
@@ -299,6 +330,27 @@ impl Schema {
             filled.0.retain(|_, _| keep.next() == Some(true));
         }
     }
+
+    /// Defaults of the properties of values under names that the manifest chose.
+    fn named_defaults(&self, given: &Params) -> Vec<(String, Value)> {
+        let values = given.0.keys().filter(|path| matches!(self.named(path), Some((_, None))));
+        let defaults = values.flat_map(|path| {
+            let node =
+                self.nodes.iter().filter(|node| path.split_once('.').is_some_and(|(n, _)| n == node.name));
+            let props = node.flat_map(|node| &node.props);
+            props.filter_map(move |p| Some((format!("{path}.{}", p.name), p.default.clone()?)))
+        });
+        defaults.collect()
+    }
+}
+
+/// Whether the deciding parameter has one of a rule's values.
+fn allows(rule: &Applies, value: Option<&Value>) -> bool {
+    match value {
+        None => false,
+        Some(Value::Text(word)) => rule.values.contains(&word.as_str()),
+        Some(other) => rule.values.contains(&other.to_string().as_str()),
+    }
 }
 
 /// The parameters of one node, with their paths.
@@ -309,7 +361,9 @@ fn listed(node: &NodeSpec) -> Vec<Listed> {
     if let NodeForm::Value(arg) = &node.form {
         all.push(named(node.name.to_owned(), None, arg));
     }
-    all.extend(node.props.iter().map(|p| named(format!("{}.{}", node.name, p.name), None, p)));
+    if !matches!(node.form, NodeForm::Named { .. }) {
+        all.extend(node.props.iter().map(|p| named(format!("{}.{}", node.name, p.name), None, p)));
+    }
     if let NodeForm::Keyed { choices, .. } = &node.form {
         for choice in choices {
             let presence = format!("{}.{}", node.name, choice.name);
@@ -389,6 +443,24 @@ mod tests {
         assert!(schema.param("output.table").is_some() && schema.param("output").is_none());
         let given = params(&[("output.table", Value::Text("t.tsv".into()))]);
         assert_eq!(schema.effective(&given), given);
+    }
+
+    #[test]
+    fn a_named_value_has_properties_of_its_own() {
+        let word = ParamSpec::new("module", ParamType::Choice(&["rtn", "int8"]), "");
+        let bits = ParamSpec::new("bits", ParamType::at_least(1), "").default(Value::Int(4));
+        let node = NodeSpec::named(word, Names::Pattern).prop(bits.applies("module", &["rtn"]));
+        let schema = Schema::new(vec![node]);
+        let text = |word: &str| Value::Text(word.into());
+        let given = params(&[("module.*.o_proj", text("rtn")), ("module.head", text("int8"))]);
+        let effective = schema.effective(&given);
+        assert_eq!(effective.int("module.*.o_proj.bits"), Some(4));
+        assert!(!effective.has("module.head.bits"));
+        let given = params(&[("module.head", text("int8")), ("module.head.bits", Value::Int(8))]);
+        assert!(!schema.effective(&given).has("module.head.bits"));
+        assert_eq!(schema.decider("module.head.bits").as_deref(), Some("module.head"));
+        assert!(schema.decides("module.head") && !schema.decides("module.head.bits"));
+        assert_eq!(schema.params().len(), 0);
     }
 
     #[test]

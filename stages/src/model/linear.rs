@@ -2,15 +2,16 @@
 //!
 //! A packed layer keeps the quantized bytes (mmapped from the store) as its only copy. Many tokens: the weight is
 //! dequantized for this one product and dropped. Few tokens on the host (decoding): the product runs straight on
-//! the packed bytes, a row at a time.
+//! the packed bytes, a row at a time. LLM.int8 layers quantize the activations too, see [`super::llm_int8`].
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qpipe_cache::Mapped;
-use qpipe_codecs::{BlockSize, FourBit};
+use qpipe_codecs::{BlockSize, CodecError, FourBit, OutlierThreshold, PackedRtn, RtnFormat};
 
 use super::compute::ComputeDtype;
+use super::llm_int8::{self, Int8Weight};
 use super::ops::{Place, host_values};
 
 /// Up to this many tokens a host product runs on the packed bytes.
@@ -59,7 +60,25 @@ pub enum PackedCodes {
     Int8 {
         codes: BlobSlice,
         scb: Vec<f32>,
+        product: Int8Product,
     },
+    /// `codes` and `zeros` packed by rows; `scales` `[out, groups]`.
+    Rtn {
+        format: RtnFormat,
+        codes: BlobSlice,
+        scales: Vec<f32>,
+        /// Empty where symmetric.
+        zeros: Vec<u8>,
+    },
+}
+
+/// What int8 codes are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Int8Product {
+    /// Activations as they are, weights restored.
+    WeightOnly,
+    /// Activations in int8 too, but for outlier columns.
+    LlmInt8(OutlierThreshold),
 }
 
 impl PackedWeight {
@@ -70,7 +89,13 @@ impl PackedWeight {
             PackedCodes::Four { block, packed, absmax, .. } => {
                 (packed.len(), n.div_ceil(2), absmax.len(), block.blocks(n))
             }
-            PackedCodes::Int8 { codes, scb } => (codes.len(), n, scb.len(), self.out),
+            PackedCodes::Int8 { codes, scb, .. } => (codes.len(), n, scb.len(), self.out),
+            PackedCodes::Rtn { format, codes, scales, zeros } => {
+                let shape = [self.out, self.inner];
+                return PackedRtn::new(*format, shape, codes, scales, zeros)
+                    .map(drop)
+                    .map_err(|error| error.to_string());
+            }
         };
         if codes == wanted_codes && scales == wanted_scales {
             return Ok(());
@@ -88,8 +113,12 @@ impl PackedWeight {
                 let n = values.len();
                 qpipe_codecs::dequantize4(*kind, packed, absmax, *block, n, &mut values);
             }
-            PackedCodes::Int8 { codes, scb } => {
+            PackedCodes::Int8 { codes, scb, .. } => {
                 qpipe_codecs::dequantize_int8(as_i8(codes), scb, self.out, self.inner, &mut values);
+            }
+            PackedCodes::Rtn { format, codes, scales, zeros } => {
+                let weights = self.rtn(*format, codes, scales, zeros);
+                checked(weights.dequantize(&mut values));
             }
         }
         qpipe_codecs::round_slice(&mut values, compute.rounding());
@@ -104,15 +133,39 @@ impl PackedWeight {
             PackedCodes::Four { kind, block, packed, absmax } => {
                 qpipe_codecs::matmul_packed4(*kind, packed, absmax, *block, out, k, x, m, round, &mut y);
             }
-            PackedCodes::Int8 { codes, scb } => {
+            PackedCodes::Int8 { codes, scb, product: Int8Product::WeightOnly } => {
                 qpipe_codecs::matmul_int8(as_i8(codes), scb, out, k, x, m, round, &mut y);
+            }
+            PackedCodes::Int8 { codes, scb, product: Int8Product::LlmInt8(threshold) } => {
+                checked(qpipe_codecs::int8_linear(x, m, k, as_i8(codes), scb, *threshold, round, &mut y));
+            }
+            PackedCodes::Rtn { format, codes, scales, zeros } => {
+                self.rtn(*format, codes, scales, zeros).matmul(x, m, round, &mut y);
             }
         }
         y
     }
+
+    fn rtn<'a>(
+        &self,
+        format: RtnFormat,
+        codes: &'a [u8],
+        scales: &'a [f32],
+        zeros: &'a [u8],
+    ) -> PackedRtn<'a> {
+        checked(PackedRtn::new(format, [self.out, self.inner], codes, scales, zeros))
+    }
 }
 
-fn as_i8(bytes: &[u8]) -> &[i8] {
+/// What [`PackedWeight::check`] found right when the weight was loaded.
+fn checked<T>(result: Result<T, CodecError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => unreachable!("the parts were checked: {error}"),
+    }
+}
+
+pub(super) fn as_i8(bytes: &[u8]) -> &[i8] {
     bytemuck::cast_slice(bytes)
 }
 
@@ -127,7 +180,13 @@ impl Linear {
                 let y = weight.multiply(&host_values(x), tokens, compute);
                 Tensor::from_data(TensorData::new(y, [tokens, weight.out]), &device)
             }
-            Self::Packed(weight) => x.matmul(dense(weight, compute, &device).transpose()),
+            Self::Packed(weight) => match &weight.codes {
+                PackedCodes::Int8 { codes, scb, product: Int8Product::LlmInt8(threshold) } => {
+                    let weight = Int8Weight { codes: as_i8(codes), scb, inner: weight.inner };
+                    llm_int8::product(x, &weight, *threshold, compute, place)
+                }
+                _ => x.matmul(dense(weight, compute, &device).transpose()),
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod compute;
 pub mod generate;
 pub mod linear;
 pub mod llama;
+mod llm_int8;
 pub mod ops;
 pub mod sampling;
 pub mod score;

@@ -1,7 +1,8 @@
-//! Nodes whose names the manifest chooses: `output NAME VALUE`, `input NAME (stage)STAGE`, `env NAME=VALUE`.
+//! Nodes whose names the manifest chooses: `output NAME VALUE`, `input NAME (stage)STAGE`, `env NAME=VALUE`,
+//! `module PATTERN VALUE`.
 
 use kdl::{KdlEntry, KdlNode};
-use qpipe_sdk::{Names, ParamSpec, Value, intern};
+use qpipe_sdk::{Names, NodeSpec, ParamSpec, Value, intern};
 
 use super::document::{plain_word, refuse_properties, refuse_rest};
 use super::error::ManifestError;
@@ -14,11 +15,32 @@ use crate::worker::files::is_file_name;
 const STAGE: &str = "stage";
 
 impl Reader<'_, '_> {
-    pub(super) fn named(&mut self, node: &KdlNode, value: &ParamSpec, names: Names) {
+    pub(super) fn named(&mut self, node: &KdlNode, spec: &NodeSpec, value: &ParamSpec, names: Names) {
         match names {
             Names::Environment => self.environment(node, value),
+            Names::Pattern => self.pattern(node, spec, value),
             Names::Argument | Names::ArgumentOrStage => self.named_value(node, value, names),
         }
+    }
+
+    /// `module PATTERN VALUE`, with properties.
+    fn pattern(&mut self, node: &KdlNode, spec: &NodeSpec, value: &ParamSpec) {
+        let mut entries = arguments(node);
+        let (first, second) = (entries.next(), entries.next());
+        self.checked(|errors| refuse_rest(node, entries, "two arguments, a pattern and a value", errors));
+        let (Some(first), Some(second)) = (first, second) else {
+            return self.missing(node, "a pattern and a value".into(), "PATTERN VALUE");
+        };
+        let Some(name) = self.checked(|errors| plain_word(node, first, "a pattern", errors)) else { return };
+        let of_property = |name: &str| spec.props.iter().any(|p| name.rsplit('.').next() == Some(p.name));
+        if !is_file_name(&name.replace('*', "x")) || of_property(name) {
+            let reason = format!("`{name}` cannot be the pattern of a `{}`", value.name);
+            let help = "use letters, digits, `.`, `-`, `_` and `*`, and no property's name";
+            return self.bad_name(reason, help, entry_span(first));
+        }
+        let path = format!("{}.{name}", value.name);
+        self.prop(&path, value, second);
+        self.props(node, &[(&path, &spec.props)]);
     }
 
     fn named_value(&mut self, node: &KdlNode, value: &ParamSpec, names: Names) {

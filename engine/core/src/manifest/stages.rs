@@ -222,7 +222,7 @@ impl<'a, 'e> Reader<'a, 'e> {
                 }
             }
             NodeForm::Keyed { choices, .. } => self.keyed(node, spec, choices),
-            NodeForm::Named { value, names } => self.named(node, value, *names),
+            NodeForm::Named { value, names } => self.named(node, spec, value, *names),
         }
     }
 
@@ -284,7 +284,7 @@ impl<'a, 'e> Reader<'a, 'e> {
     }
 
     /// Reads a node's properties; `known` holds the declarations with the path that each group stands under.
-    fn props(&mut self, node: &KdlNode, known: &[(&str, &Vec<ParamSpec>)]) {
+    pub(super) fn props(&mut self, node: &KdlNode, known: &[(&str, &Vec<ParamSpec>)]) {
         let declared = || known.iter().flat_map(|(path, specs)| specs.iter().map(move |spec| (*path, spec)));
         for (name, entry) in properties(node) {
             match declared().find(|(_, spec)| spec.name == name) {

@@ -29,7 +29,7 @@ pub(crate) fn why_inapplicable(schema: &Schema, path: &str, given: &Params) -> O
         return Some(Reason { rule, decided_by: presence.to_owned() });
     }
     let applies = schema.param(path)?.applies.as_ref()?;
-    let decided_by = applies.param.to_owned();
+    let decided_by = schema.decider(path)?;
     let only = format!("it applies only while `{decided_by}` is {}", applies.values.join(" or "));
     let now = match effective.get(&decided_by) {
         Some(value) => format!("`{decided_by}` is {value}"),

@@ -340,7 +340,10 @@ fn node_of(spec: &NodeSpec) -> Option<NodeDescription> {
                 .collect(),
             required: *required,
         },
-        NodeForm::Named { names: Names::Argument | Names::ArgumentOrStage | Names::Environment, .. } => {
+        NodeForm::Named {
+            names: Names::Argument | Names::Pattern | Names::ArgumentOrStage | Names::Environment,
+            ..
+        } => {
             return None;
         }
     };

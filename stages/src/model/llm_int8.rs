@@ -1,0 +1,183 @@
+//! The LLM.int8 product of many tokens (Dettmers et al. 2022, arXiv 2208.07339, section 3): activations in int8 against
+//! int8 weights, the columns of outlier activations apart in the compute dtype.
+//!
+//! The product of codes runs as an f32 matrix product, [`EXACT`] columns at a time: such a sum of products of two
+//! codes is an integer below 2²⁴, so every partial sum is exact whatever the order, on any device that adds in f32
+//! (also in TF32, which holds a code exactly). Few tokens take [`qpipe_codecs::int8_linear`], with the same result up
+//! to the order in which the outlier columns' products are added.
+//!
+//! Which columns are outliers is decided by all tokens of the product together.
+
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use qpipe_codecs::{OutlierThreshold, QuantizedActivations};
+use rayon::prelude::*;
+
+use super::compute::ComputeDtype;
+use super::ops::{Place, host_values};
+
+/// Columns whose sum of products of codes is exact in f32: 1040 · 127² < 2²⁴; a round number below.
+const EXACT: usize = 1024;
+/// 1 / (127 · 127), as the reference spells it.
+const PER_PRODUCT_STEP: f32 = 6.200_012e-05;
+
+/// A row-wise int8 weight `[out, inner]`.
+pub(super) struct Int8Weight<'a> {
+    pub(super) codes: &'a [i8],
+    pub(super) scb: &'a [f32],
+    pub(super) inner: usize,
+}
+
+/// `x` `[tokens, inner]` → `[tokens, out]`, rounded to f16 and the compute dtype as the reference does.
+pub(super) fn product(
+    x: Tensor<2>,
+    weight: &Int8Weight<'_>,
+    threshold: OutlierThreshold,
+    compute: ComputeDtype,
+    place: Place,
+) -> Tensor<2> {
+    match place {
+        Place::Host => on_host(x, weight, threshold, compute),
+        Place::Device => in_operators(x, weight, threshold, compute),
+    }
+}
+
+impl Int8Weight<'_> {
+    /// The codes as numbers, `[out, inner]`.
+    fn tensor(&self, device: &Device) -> Tensor<2> {
+        let values: Vec<f32> = self.codes.par_iter().map(|code| f32::from(*code)).collect();
+        Tensor::from_data(TensorData::new(values, [self.scb.len(), self.inner]), device)
+    }
+
+    /// Partial products `[tokens, out]` of codes `[tokens, inner]`, exact each.
+    fn partial_products(&self, codes: &Tensor<2>) -> impl Iterator<Item = Tensor<2>> {
+        let (codes, inner) = (codes.clone(), self.inner);
+        let weight = self.tensor(&codes.device());
+        (0..inner).step_by(EXACT).map(move |at| {
+            let len = EXACT.min(inner - at);
+            codes.clone().narrow(1, at, len).matmul(weight.clone().narrow(1, at, len).transpose())
+        })
+    }
+}
+
+fn on_host(
+    x: Tensor<2>,
+    weight: &Int8Weight<'_>,
+    threshold: OutlierThreshold,
+    compute: ComputeDtype,
+) -> Tensor<2> {
+    let ([tokens, inner], device, out) = (x.dims(), x.device(), weight.scb.len());
+    let values = host_values(x);
+    let activations = QuantizedActivations::of(&values, tokens, inner, threshold);
+    let codes: Vec<f32> = activations.codes.par_iter().map(|code| f32::from(*code)).collect();
+    let codes = Tensor::from_data(TensorData::new(codes, [tokens, inner]), &device);
+    let mut sums = vec![0i32; tokens * out];
+    for partial in weight.partial_products(&codes) {
+        let partial = host_values(partial);
+        sums.par_iter_mut().zip(&partial).for_each(|(sum, part)| *sum += *part as i32);
+    }
+    let mut y = vec![0.0; tokens * out];
+    let rows = y.par_chunks_mut(out).zip(sums.par_chunks(out)).zip(&activations.sca);
+    let dtype = compute.rounding();
+    rows.for_each(|((y, sums), sca)| qpipe_codecs::scale_int8(sums, *sca, weight.scb, dtype, y));
+    let y = Tensor::from_data(TensorData::new(y, [tokens, out]), &device);
+    if activations.outliers.is_empty() {
+        return y;
+    }
+    let apart = outlier_product(&values, weight, &activations.outliers, compute, &device);
+    compute.round(y.add(apart), Place::Host)
+}
+
+/// The outlier columns' product `[tokens, out]`.
+fn outlier_product(
+    values: &[f32],
+    weight: &Int8Weight<'_>,
+    outliers: &[usize],
+    compute: ComputeDtype,
+    device: &Device,
+) -> Tensor<2> {
+    let (k, n) = (weight.inner, outliers.len());
+    let picked: Vec<f32> =
+        values.chunks(k).flat_map(|row| outliers.iter().map(|column| row[*column])).collect();
+    let weights = qpipe_codecs::outlier_weights(weight.codes, weight.scb, k, outliers, compute.rounding());
+    let picked = Tensor::<2>::from_data(TensorData::new(picked, [values.len() / k, n]), device);
+    let weights = Tensor::<2>::from_data(TensorData::new(weights, [weight.scb.len(), n]), device);
+    picked.matmul(weights.transpose())
+}
+
+/// The same formula in burn's operators. Outlier columns are kept by a mask, so that nothing has to be read back.
+fn in_operators(
+    x: Tensor<2>,
+    weight: &Int8Weight<'_>,
+    threshold: OutlierThreshold,
+    compute: ComputeDtype,
+) -> Tensor<2> {
+    let device = x.device();
+    let half = x.clone().cast(FloatDType::F16).cast(FloatDType::F32);
+    let limit = match threshold {
+        OutlierThreshold::Off => f32::INFINITY,
+        OutlierThreshold::AtLeast(limit) => limit,
+    };
+    let outlier = half.clone().abs().greater_equal_elem(limit).float();
+    let column = outlier.clone().max_dim(0);
+    let kept = half.clone().mask_fill(outlier.greater_elem(0.5), 0.0);
+    let sca = kept.abs().max_dim(1);
+    // a token of zeros has codes 0 whatever it is scaled with
+    let scale = sca.clone().mask_fill(sca.clone().equal_elem(0.0), 1.0).recip().mul_scalar(127.0);
+    let of_outlier = column.clone().greater_elem(0.5).expand(half.dims());
+    let codes = half.mask_fill(of_outlier, 0.0).mul(scale).round();
+    let scb = Tensor::<1>::from_data(TensorData::new(weight.scb.to_vec(), [weight.scb.len()]), &device);
+    let sums = weight.partial_products(&codes).reduce(Tensor::add);
+    let sums = sums.unwrap_or_else(|| Tensor::zeros([codes.dims()[0], weight.scb.len()], &device));
+    let y = sums.mul(sca).mul(scb.clone().unsqueeze()).mul_scalar(PER_PRODUCT_STEP);
+    let y = compute.round(y.cast(FloatDType::F16).cast(FloatDType::F32), Place::Device);
+    if threshold == OutlierThreshold::Off {
+        return y;
+    }
+    let restored = weight.tensor(&device).mul(scb.unsqueeze_dim(1)).mul_scalar(1.0 / 127.0);
+    let apart = x.mul(column).matmul(compute.round(restored, Place::Device).transpose());
+    compute.round(y.add(apart), Place::Device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Activations with an outlier column, and a weight, from a small generator.
+    fn problem(tokens: usize, inner: usize, out: usize) -> (Vec<f32>, Vec<i8>, Vec<f32>) {
+        let mut state = 7u32;
+        let mut next = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        let mut x: Vec<f32> = (0..tokens * inner).map(|_| next()).collect();
+        x.iter_mut().skip(5).step_by(inner).for_each(|v| *v *= 20.0);
+        qpipe_codecs::round_slice(&mut x, qpipe_codecs::Rounding::F16);
+        let codes = (0..out * inner).map(|_| (next() * 127.0) as i8).collect();
+        (x, codes, (0..out).map(|_| 0.1 + next().abs()).collect())
+    }
+
+    #[test]
+    fn hosts_and_operators_agree_with_the_codec() {
+        let device = Device::flex();
+        for threshold in [OutlierThreshold::Off, OutlierThreshold::AtLeast(6.0)] {
+            let (tokens, inner, out) = (9, 2500, 33);
+            let (x, codes, scb) = problem(tokens, inner, out);
+            let weight = Int8Weight { codes: &codes, scb: &scb, inner };
+            let mut expected = vec![0.0; tokens * out];
+            let compute = ComputeDtype::F16;
+            let dtype = compute.rounding();
+            qpipe_codecs::int8_linear(&x, tokens, inner, &codes, &scb, threshold, dtype, &mut expected)
+                .unwrap();
+            for place in [Place::Host, Place::Device] {
+                let x = Tensor::from_data(TensorData::new(x.clone(), [tokens, inner]), &device);
+                let y = host_values(product(x, &weight, threshold, compute, place));
+                for (i, (a, b)) in y.iter().zip(&expected).enumerate() {
+                    // an ulp of f16, where a sum's order decided a rounding
+                    assert!((a - b).abs() <= 1e-3 * b.abs().max(1.0), "{place:?} {threshold:?} {i}: {a} {b}");
+                }
+                let same = y.iter().zip(&expected).filter(|(a, b)| a == b).count();
+                assert!(same * 10 >= expected.len() * 9, "{place:?} {threshold:?}: {same} equal");
+            }
+        }
+    }
+}
