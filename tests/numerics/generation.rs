@@ -12,13 +12,13 @@ use qpipe_stages::weights::LoadedModel;
 
 use crate::stages::{Lab, text};
 
-fn tiny(lab: &Lab) -> Artifact {
+pub(crate) fn tiny(lab: &Lab) -> Artifact {
     let params = [("from.embedded", text("tiny")), ("compute-dtype", text("f32"))];
     lab.run(&Load::default(), &params, &[]).unwrap().artifact
 }
 
 /// Logits `[vocabulary]` after a sequence, without a cache.
-fn last_logits(model: &Llama, ids: &[u32]) -> Vec<f32> {
+pub(crate) fn last_logits(model: &Llama, ids: &[u32]) -> Vec<f32> {
     let tokens: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, ids.len()]), &model.device);
     let hidden = model.hidden(tokens, None).narrow(0, ids.len() - 1, 1);
@@ -70,9 +70,14 @@ fn so_it_does_on_packed_weights() {
     let lab = Lab::new();
     let base = tiny(&lab);
     let double = ("scheme.double-quant", Value::Bool(true));
-    for params in
-        [vec![("scheme", text("nf4")), double], vec![("scheme", text("fp4"))], vec![("scheme", text("int8"))]]
-    {
+    let asymmetric = [("scheme.symmetric", Value::Bool(false)), ("scheme.bits", Value::Int(8))];
+    for params in [
+        vec![("scheme", text("nf4")), double],
+        vec![("scheme", text("fp4"))],
+        vec![("scheme", text("int8-weight-only"))],
+        vec![("scheme", text("rtn")), ("scheme.group", Value::Int(64))],
+        [vec![("scheme", text("rtn"))], asymmetric.to_vec()].concat(),
+    ] {
         let model = lab.model(&lab.quantize(&base, &params).artifact);
         let prompts = prompts(&model, &TEXTS);
         for pick in [Pick::Greedy, SAMPLED] {
@@ -147,9 +152,14 @@ fn products_on_packed_weights_equal_products_on_dequantized_ones() {
     let lab = Lab::new();
     let base = tiny(&lab);
     let double = ("scheme.double-quant", Value::Bool(true));
-    for params in
-        [vec![("scheme", text("nf4")), double], vec![("scheme", text("fp4"))], vec![("scheme", text("int8"))]]
-    {
+    let asymmetric = [("scheme.symmetric", Value::Bool(false)), ("scheme.bits", Value::Int(8))];
+    for params in [
+        vec![("scheme", text("nf4")), double],
+        vec![("scheme", text("fp4"))],
+        vec![("scheme", text("int8-weight-only"))],
+        vec![("scheme", text("rtn")), ("scheme.group", Value::Int(64))],
+        [vec![("scheme", text("rtn"))], asymmetric.to_vec()].concat(),
+    ] {
         let model = lab.model(&lab.quantize(&base, &params).artifact);
         let ids = model.tokenizer.encode("It is warm. Ben walks to the garden.", false).unwrap();
         let whole = last_logits(&model.llama, &ids);

@@ -13,6 +13,7 @@
 
 mod evaluation;
 mod generation;
+mod schemes;
 mod smollm2;
 mod stages;
 mod tiny;

@@ -23,7 +23,7 @@ pub(super) struct Subject<'a> {
     ctx: &'a Context<'a>,
     pub(super) artifact: &'a Artifact,
     document: ModelArtifact,
-    /// Whether its scores of one item depend on what else is in the batch; no encoding's product does.
+    /// Whether its scores of one item depend on what else is in the batch.
     pub(super) is_batch_dependent: bool,
     pub(super) device: ComputeDevice,
     pub(super) tokenizer: Tokenizer,
@@ -42,8 +42,8 @@ impl<'a> Subject<'a> {
         Ok(Self {
             ctx,
             artifact,
+            is_batch_dependent: document.batch_dependent(),
             document,
-            is_batch_dependent: false,
             device,
             tokenizer,
             loaded: OnceCell::new(),

@@ -175,7 +175,7 @@ mod tests {
                     // an ulp of f16, where a sum's order decided a rounding
                     assert!((a - b).abs() <= 1e-3 * b.abs().max(1.0), "{place:?} {threshold:?} {i}: {a} {b}");
                 }
-                let same = y.iter().zip(&expected).filter(|(a, b)| a == b).count();
+                let same = y.iter().zip(&expected).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
                 assert!(same * 10 >= expected.len() * 9, "{place:?} {threshold:?}: {same} equal");
             }
         }
