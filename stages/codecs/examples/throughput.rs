@@ -58,7 +58,7 @@ fn four_bit(kind: FourBit, wide: &[f32], narrow: &[bf16]) -> Result<(), CodecErr
 fn int8(narrow: &[bf16]) -> Result<(), CodecError> {
     let mut buffer = vec![0.0; narrow.len()];
     rate("quantize int8 from bf16", narrow.len(), || {
-        drop(black_box(quantize_int8_measured(narrow, SIDE, SIDE)))
+        drop(black_box(quantize_int8_measured(narrow, SIDE, SIDE)));
     });
     let (q, _) = quantize_int8_measured(narrow, SIDE, SIDE)?;
     rate("dequantize int8", narrow.len(), || dequantize_int8(&q.codes, &q.scb, SIDE, SIDE, &mut buffer));
