@@ -250,6 +250,18 @@ fn a_raised_limit_scores_only_the_new_items() {
 }
 
 #[test]
+fn a_model_whose_scores_depend_on_the_batch_gets_its_last_shard_whole() {
+    let lab = Lab::new();
+    let llm_int8 = lab.quantize(&tiny(&lab), &[("scheme", text("int8"))]).artifact;
+    let asked = |limit: i64| {
+        let given = task("boolq", &[("data", text("tiny")), ("limit", Value::Int(limit))]);
+        evaluate(&lab, &given, &[("model", &llm_int8)]);
+        scored_items(&lab)
+    };
+    assert_eq!((asked(20), asked(30)), (20, 50), "thirty items again, in one batch plan");
+}
+
+#[test]
 fn another_model_is_compared_on_the_same_items() {
     let lab = Lab::new();
     let base = tiny(&lab);
@@ -300,7 +312,7 @@ fn another_model_is_compared_on_the_same_items() {
 fn the_divergence_of_nearly_equal_models_is_the_one_of_their_logits() {
     let lab = Lab::new();
     let base = tiny(&lab);
-    let int8 = lab.quantize(&base, &[("scheme", text("int8"))]).artifact;
+    let int8 = lab.quantize(&base, &[("scheme", text("int8-weight-only"))]).artifact;
     let given = task(
         "perplexity",
         &[
