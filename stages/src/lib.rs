@@ -7,6 +7,7 @@ pub mod device;
 pub mod embedded;
 pub mod evaluate;
 pub mod generate;
+pub mod hub;
 pub mod load;
 mod machine;
 pub mod model;
@@ -15,4 +16,4 @@ pub mod quantize;
 pub mod registry;
 pub mod weights;
 
-pub use registry::registry;
+pub use registry::{registry, registry_with_hub};

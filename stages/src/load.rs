@@ -1,20 +1,24 @@
-//! `load`: a checkpoint becomes a model artifact. Safetensors in the wanted dtype are linked as they are; anything
-//! else is converted module by module, each module a unit of its own.
+//! `load`: a checkpoint becomes a model artifact. Safetensors in the wanted dtype are linked as they are, and so are
+//! the codes of a checkpoint that is already quantized; anything else is converted module by module, each module a
+//! unit of its own.
+
+mod bitsandbytes;
+mod gguf;
+mod safetensors;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
 
-use qpipe_cache::{Digest, KeyDoc, Mapped, Store};
-use qpipe_formats::gguf::LlamaWeights;
-use qpipe_formats::{DType, Gguf, HfDir, LlamaConfig, TensorFile, TensorView, Tokenizer};
+use qpipe_cache::{Digest, Store};
+use qpipe_formats::{DType, HfDir, LlamaConfig};
 use qpipe_sdk::{
-    ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType, Params,
-    Schema, Source, SourceData, Stage, StageError, StageSpec, UnitOutput, Value,
+    ArtifactKind, Better, Cancel, Context, Determinism, EventSink, Metric, NodeSpec, Outcome, ParamSpec,
+    ParamType, Params, Schema, Source, SourceData, Stage, StageError, StageSpec, UnitOutput, Value,
 };
 
 use crate::artifact::{Encoding, FORMAT, ModelArtifact, Module, TensorRef};
 use crate::embedded;
+use crate::hub::{Hub, HubError, Repo};
 use crate::model::compute::ComputeDtype;
 
 /// Raised when the conversion of one module changes.
@@ -44,6 +48,31 @@ impl<'a> Place<'a> {
 
 pub struct Load {
     spec: StageSpec,
+    hub: Option<Hub>,
+}
+
+impl Load {
+    /// One that can load from a hub.
+    #[must_use]
+    pub fn with_hub(hub: Hub) -> Self {
+        Self { hub: Some(hub), ..Self::default() }
+    }
+
+    fn hub(&self) -> Result<&Hub, StageError> {
+        self.hub.as_ref().ok_or_else(|| StageError::config("this program has no hub to load from"))
+    }
+
+    /// The folder of a repository that was downloaded.
+    fn snapshot(&self, repo: &Repo) -> Result<PathBuf, StageError> {
+        let snapshot = self.hub()?.snapshot(repo)?;
+        Ok(snapshot.ok_or_else(|| HubError::NotDownloaded { repo: repo.to_string() })?)
+    }
+}
+
+/// The repository that `from hub=` names.
+fn repo(params: &Params) -> Result<Option<Repo>, StageError> {
+    let Some(name) = params.text("from.hub") else { return Ok(None) };
+    Ok(Some(Repo::new(name, params.text("from.revision").unwrap_or("main"))?))
 }
 
 impl Default for Load {
@@ -58,6 +87,7 @@ impl Default for Load {
                 schema: schema(),
                 determinism: Determinism::Exact,
             },
+            hub: None,
         }
     }
 }
@@ -74,11 +104,37 @@ fn schema() -> Schema {
             ParamSpec::new(
                 "path",
                 ParamType::File,
-                "A Hugging Face folder: config.json, tokenizer.json, safetensors.",
+                "A Hugging Face folder: config.json, tokenizer.json, and safetensors in one file or in shards; plain, or \
+                 as bitsandbytes quantizes them (4-bit, int8).",
             )
             .location(),
         )
-        .prop(ParamSpec::new("file", ParamType::File, "A .gguf file.").location());
+        .prop(
+            ParamSpec::new(
+                "file",
+                ParamType::File,
+                "A .gguf file of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K tensors.",
+            )
+            .location(),
+        )
+        .prop(
+            ParamSpec::new(
+                "hub",
+                ParamType::Text,
+                "A repository of the hub, `org/name`: `run` downloads its folder once, to the cache folder of the hub's \
+                 own tools (HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count).",
+            )
+            .location(),
+        )
+        .prop(
+            ParamSpec::new(
+                "revision",
+                ParamType::Text,
+                "A branch, tag or commit of `hub`, by default `main`. A branch stands for the commit that it was when it \
+                 was downloaded.",
+            )
+            .location(),
+        );
     Schema::new(vec![
         from,
         NodeSpec::value(
@@ -106,16 +162,32 @@ impl Stage for Load {
     }
 
     fn check(&self, params: &Params) -> Vec<(String, String)> {
-        let places = ["from", "from.embedded", "from.path", "from.file"];
-        if places.iter().filter(|p| params.has(p)).count() == 1 {
-            return Vec::new();
+        let places = ["from", "from.embedded", "from.path", "from.file", "from.hub"];
+        let mut wrong = Vec::new();
+        if places.iter().filter(|p| params.has(p)).count() != 1 {
+            let message = "exactly one of an argument, `embedded`, `path`, `file` and `hub` says where the checkpoint is";
+            wrong.push(("from".into(), message.into()));
         }
-        let message =
-            "exactly one of an argument, `embedded`, `path` and `file` says where the checkpoint is";
-        vec![("from".into(), message.into())]
+        if params.has("from.revision") && !params.has("from.hub") {
+            wrong.push(("from.revision".into(), "only a checkpoint of the `hub` has revisions".into()));
+        }
+        if let Err(error) = repo(params) {
+            wrong.push(("from.hub".into(), error.to_string()));
+        }
+        wrong
+    }
+
+    fn fetch(&self, params: &Params, events: &dyn EventSink, cancel: &Cancel) -> Result<(), StageError> {
+        if let Some(repo) = repo(params)? {
+            self.hub()?.fetch(&repo, events, cancel)?;
+        }
+        Ok(())
     }
 
     fn sources(&self, params: &Params) -> Result<Vec<Source>, StageError> {
+        if let Some(repo) = repo(params)? {
+            return folder_sources(&self.snapshot(&repo)?);
+        }
         match Place::of(params) {
             None => Err(StageError::config("`from` names no checkpoint")),
             Some(Place::Embedded) => {
@@ -128,13 +200,7 @@ impl Stage for Load {
             Some(Place::Gguf(path)) => {
                 Ok(vec![Source { name: GGUF.into(), data: SourceData::File(path.to_owned()) }])
             }
-            Some(Place::Folder(path)) => {
-                let dir = HfDir::open(path).map_err(StageError::config)?;
-                let name =
-                    |p: &Path| p.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-                let source = |p: std::path::PathBuf| Source { name: name(&p), data: SourceData::File(p) };
-                Ok(dir.files().into_iter().map(source).collect())
-            }
+            Some(Place::Folder(path)) => folder_sources(path),
         }
     }
 
@@ -146,10 +212,11 @@ impl Stage for Load {
             _ => None,
         };
         let (config, tokenizer, modules) = if ctx.sources.contains_key(GGUF) {
-            from_gguf(ctx, dtype)?
+            gguf::load(ctx, dtype)?
         } else {
-            from_safetensors(ctx, dtype)?
+            safetensors::load(ctx, dtype)?
         };
+        crate::weights::read_tokenizer(ctx.store, &tokenizer, &config)?;
         let stored = modules.get("model.embed_tokens").and_then(|m| m.parts.get("weight")).map(|t| t.dtype);
         let default = match stored {
             Some(DType::F16) => ComputeDtype::F16,
@@ -167,6 +234,12 @@ impl Stage for Load {
     }
 }
 
+fn folder_sources(path: &Path) -> Result<Vec<Source>, StageError> {
+    let dir = HfDir::open(path).map_err(StageError::config)?;
+    let name = |p: &Path| p.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    Ok(dir.files().into_iter().map(|p| Source { name: name(&p), data: SourceData::File(p) }).collect())
+}
+
 type Loaded = (LlamaConfig, Digest, BTreeMap<String, Module>);
 
 fn dense(shape: &[usize], weight: TensorRef) -> Module {
@@ -175,74 +248,6 @@ fn dense(shape: &[usize], weight: TensorRef) -> Module {
 
 fn module_name(tensor: &str) -> &str {
     tensor.strip_suffix(".weight").unwrap_or(tensor)
-}
-
-fn from_safetensors(ctx: &Context<'_>, dtype: Option<DType>) -> Result<Loaded, StageError> {
-    let config = LlamaConfig::from_hf_json(&ctx.store.read(&ctx.source("config.json")?)?)
-        .map_err(StageError::config)?;
-    let (shards, done) = (shards(ctx)?, AtomicUsize::new(0));
-    let expected = config.expected_tensors();
-    let modules = crate::parallel::map(&expected, |(tensor, shape)| {
-        let Some((blob, file)) = shards.iter().find(|(_, file)| file.contains(tensor)) else {
-            return Err(StageError::config(format!("the checkpoint lacks tensor `{tensor}`")));
-        };
-        let view = file.get(tensor).map_err(StageError::config)?;
-        check_shape(tensor, shape, &view)?;
-        let weight = match dtype {
-            Some(to) if to != view.dtype => cast(ctx, *blob, tensor, &view, to)?,
-            _ => TensorRef { blob: *blob, name: tensor.clone(), dtype: view.dtype, shape: shape.clone() },
-        };
-        ctx.progress(done.fetch_add(1, Ordering::SeqCst) + 1, expected.len(), "tensors");
-        Ok((module_name(tensor).to_owned(), dense(shape, weight)))
-    })?;
-    let tokenizer = ctx.sources.get("tokenizer.json").copied();
-    let tokenizer = tokenizer.ok_or_else(|| StageError::config("the checkpoint has no `tokenizer.json`"))?;
-    Ok((config, tokenizer, modules.into_iter().collect()))
-}
-
-fn shards(ctx: &Context<'_>) -> Result<Vec<(Digest, TensorFile<Mapped>)>, StageError> {
-    let is_shard = |name: &str| std::path::Path::new(name).extension().is_some_and(|e| e == "safetensors");
-    let parse = |(name, digest): (&String, &Digest)| {
-        let file = TensorFile::parse(ctx.store.map(digest)?)
-            .map_err(|e| StageError::config(format!("`{name}`: {e}")))?;
-        Ok((*digest, file))
-    };
-    ctx.sources.iter().filter(|(name, _)| is_shard(name)).map(parse).collect()
-}
-
-fn check_shape(tensor: &str, expected: &[usize], view: &TensorView<'_>) -> Result<(), StageError> {
-    if view.shape != expected {
-        let found = &view.shape;
-        return Err(StageError::config(format!(
-            "tensor `{tensor}` has shape {found:?}, expected {expected:?}"
-        )));
-    }
-    if !matches!(view.dtype, DType::F32 | DType::F16 | DType::BF16) {
-        return Err(StageError::config(format!(
-            "tensor `{tensor}` has dtype {}, not a floating one",
-            view.dtype
-        )));
-    }
-    Ok(())
-}
-
-/// One converted module: a unit of its own.
-fn cast(
-    ctx: &Context<'_>,
-    blob: Digest,
-    tensor: &str,
-    view: &TensorView<'_>,
-    to: DType,
-) -> Result<TensorRef, StageError> {
-    let doc = KeyDoc::new("load/cast", MODULE_SEMANTICS)
-        .param("dtype", to.name())
-        .param("tensor", tensor)
-        .input("file", blob);
-    let record = ctx.unit(tensor, &doc, || {
-        let bytes = qpipe_formats::cast(view, to).map_err(StageError::config)?;
-        one_tensor(ctx.store, to, &view.shape, &bytes)
-    })?;
-    weight_of(&record, to, &view.shape)
 }
 
 fn weight_of(
@@ -258,31 +263,4 @@ fn weight_of(
 /// A blob of one tensor, `weight`.
 fn one_tensor(store: &Store, dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<UnitOutput, StageError> {
     crate::blobs::write(store, &[("weight", dtype, shape.to_vec(), bytes)])
-}
-
-fn from_gguf(ctx: &Context<'_>, dtype: Option<DType>) -> Result<Loaded, StageError> {
-    let blob = ctx.source(GGUF)?;
-    let map = ctx.store.map(&blob)?;
-    let gguf = Gguf::parse(&map).map_err(StageError::config)?;
-    let weights = LlamaWeights::new(&gguf).map_err(StageError::config)?;
-    let tokenizer =
-        Tokenizer::from_gguf(&gguf).and_then(|t| Ok(t.to_json_bytes()?)).map_err(StageError::config)?;
-    let tokenizer = ctx.store.put_bytes(&tokenizer)?;
-    let to = dtype.unwrap_or(DType::F32);
-    let (expected, done) = (weights.config().expected_tensors(), AtomicUsize::new(0));
-    let modules = crate::parallel::map(&expected, |(tensor, shape)| {
-        let doc = KeyDoc::new("load/gguf", MODULE_SEMANTICS)
-            .param("dtype", to.name())
-            .param("tensor", tensor.as_str())
-            .input("file", blob);
-        let record = ctx.unit(tensor, &doc, || {
-            let values =
-                weights.get(tensor).map_err(StageError::config)?.to_f32().map_err(StageError::config)?;
-            let bytes = qpipe_formats::values::from_f32(&values, to).map_err(StageError::config)?;
-            one_tensor(ctx.store, to, shape, &bytes)
-        })?;
-        ctx.progress(done.fetch_add(1, Ordering::SeqCst) + 1, expected.len(), "tensors");
-        Ok((module_name(tensor).to_owned(), dense(shape, weight_of(&record, to, shape)?)))
-    })?;
-    Ok((weights.config().clone(), tokenizer, modules.into_iter().collect()))
 }

@@ -9,7 +9,7 @@ use qpipe_cache::{Digest, Mapped, Store};
 use qpipe_codecs::{
     BlockSize, DoubleQuantized, FourBit, GroupSize, OutlierThreshold, RtnBits, RtnFormat, Symmetry,
 };
-use qpipe_formats::{TensorFile, Tokenizer};
+use qpipe_formats::{LlamaConfig, TensorFile, Tokenizer};
 use qpipe_sdk::{Artifact, StageError};
 
 use crate::artifact::{Encoding, ModelArtifact, Module, TensorRef};
@@ -34,8 +34,7 @@ pub fn load_model(
     positions: usize,
 ) -> Result<LoadedModel, StageError> {
     let model = ModelArtifact::read(store, artifact)?;
-    let tokenizer = Tokenizer::from_json_bytes(&store.read(&model.tokenizer)?).map_err(StageError::config)?;
-    check_vocabulary(&model, &tokenizer)?;
+    let tokenizer = read_tokenizer(store, &model.tokenizer, &model.config)?;
     let place = if device == ComputeDevice::Cpu { Place::Host } else { Place::Device };
     let device = device.device();
     let mut reader = Reader { blobs: BlobReader::new(store), model: &model, device: device.clone() };
@@ -43,10 +42,12 @@ pub fn load_model(
     Ok(LoadedModel { artifact: model, llama, tokenizer })
 }
 
-fn check_vocabulary(model: &ModelArtifact, tokenizer: &Tokenizer) -> Result<(), StageError> {
-    let (tokens, rows) = (tokenizer.vocab_size(), model.config.vocab_size);
+/// The tokenizer in a blob, which must fit the model's vocabulary.
+pub fn read_tokenizer(store: &Store, blob: &Digest, config: &LlamaConfig) -> Result<Tokenizer, StageError> {
+    let tokenizer = Tokenizer::from_json_bytes(&store.read(blob)?).map_err(StageError::config)?;
+    let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
     if tokens <= rows {
-        return Ok(());
+        return Ok(tokenizer);
     }
     Err(StageError::config(format!(
         "the tokenizer has {tokens} tokens, the model's embedding only {rows} rows"

@@ -123,6 +123,8 @@ impl CliError {
             | Self::Select(_) => Exit::Usage,
             Self::Plan(error) => match error.class() {
                 ErrorClass::Config => Exit::Manifest,
+                // a download that was stopped; which signal did it, the caller knows better
+                ErrorClass::Cancelled => Exit::Signal(2),
                 class => Exit::of_failures(&[class]),
             },
             Self::NoStore { .. }

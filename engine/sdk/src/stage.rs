@@ -75,6 +75,12 @@ pub trait Stage: Send + Sync {
             .collect())
     }
 
+    /// Brings what [`sources`](Self::sources) will name to this machine: a download. A run does so before it plans;
+    /// planning alone never does. Called again, it finds its work done.
+    fn fetch(&self, _params: &Params, _events: &dyn EventSink, _cancel: &Cancel) -> Result<(), StageError> {
+        Ok(())
+    }
+
     /// The numerics class or machine fingerprint, where the output's bytes depend on one; part of the key.
     fn numerics(&self, _params: &Params) -> Option<String> {
         None

@@ -7,6 +7,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`bitsandbytes`] | the names and JSON of checkpoints that are already quantized |
 //! | [`config`] | [`LlamaConfig`], the one model configuration, from `config.json` or GGUF metadata |
 //! | [`tensors`] | safetensors: [`TensorFile`], deterministic [`write`](tensors::write) |
 //! | [`values`] | conversion of stored values: [`to_f32`], [`cast`] |
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bitsandbytes;
 pub mod config;
 pub mod dtype;
 pub mod error;

@@ -3,6 +3,7 @@
 mod cache;
 mod check;
 mod explain;
+mod fetch;
 mod fmt;
 mod gc;
 mod graph;

@@ -13,7 +13,7 @@ use qpipe_engine::worker::{Limits, Pool, WorkerCommand, isolate};
 use qpipe_sdk::{Cancel, StageRegistry};
 
 use super::study::{self, Loaded};
-use super::summary;
+use super::{fetch, summary};
 use crate::args::{Args, Format, RunArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -33,6 +33,7 @@ pub(super) fn run(
     let Loaded { study, registry } = study::load(registry, &args.study)?;
     let registry = isolated(registry, &args.isolate)?;
     let (options, force) = (options(&study, args, cancel)?, force(&study, args)?);
+    fetch::fetch(&study, &registry, printer, cancel)?;
     let store = Store::open(&all.store)?;
     let plan = plan::plan(&study, &registry, &store, &PlanOptions { force })?;
     let options = with_machine(options, &plan, args);

@@ -17,12 +17,14 @@
 mod assess;
 mod doc;
 mod error;
+mod fetch;
 mod reason;
 mod walk;
 
 pub use assess::{Force, NodeState};
 pub use doc::{PLAN_SCHEMA, PlanDoc, PlanNodeDoc, PlanStateDoc};
 pub use error::{NodeError, PlanError};
+pub use fetch::fetch;
 pub use reason::MissReason;
 pub use walk::{Plan, PlanOptions, PlannedNode, plan};
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use qpipe_sdk::protocol::Capability;
 use qpipe_sdk::{
-    Artifact, Context, Outcome, Params, Resources, Source, Stage, StageError, StageRegistry, StageSpec,
+    Artifact, Cancel, Context, EventSink, Outcome, Params, Resources, Source, Stage, StageError,
+    StageRegistry, StageSpec,
 };
 
 use super::error::WorkerError;
@@ -74,6 +75,10 @@ impl Stage for Isolated {
 
     fn sources(&self, params: &Params) -> Result<Vec<Source>, StageError> {
         self.stage.sources(params)
+    }
+
+    fn fetch(&self, params: &Params, events: &dyn EventSink, cancel: &Cancel) -> Result<(), StageError> {
+        self.stage.fetch(params, events, cancel)
     }
 
     fn numerics(&self, params: &Params) -> Option<String> {

@@ -8,11 +8,13 @@
 //! |---|---|
 //! | `smollm` | every digit alone, then the GPT-2 pattern |
 //! | `gpt-2`, `default` | the GPT-2 pattern |
+//! | `qwen2` | NFC first, then the Qwen2 pattern: Llama 3's with every digit alone |
 //! | `llama-bpe` | the Llama 3 pattern; words in the vocabulary skip the merges; BOS by default |
 
 use std::collections::HashMap;
 
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -27,6 +29,9 @@ use crate::tokenizer::{check_merge, failed};
 
 /// The Llama 3 split pattern, as in that model's `tokenizer.json`.
 pub(crate) const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The Qwen2 split pattern, as in that model's `tokenizer.json`.
+const QWEN2_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -46,6 +51,7 @@ enum Pre {
     SmolLm,
     Gpt2,
     LlamaBpe,
+    Qwen2,
 }
 
 /// What a GGUF file says about its tokenizer.
@@ -67,6 +73,9 @@ pub(crate) fn rebuild(gguf: &Gguf<'_>) -> Result<Rebuilt, FormatError> {
     let bpe = byte_pair_model(tokens, merges, pre)?;
     let mut tokenizer = tokenizers::Tokenizer::new(bpe);
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer(pre)?));
+    if pre == Pre::Qwen2 {
+        tokenizer.with_normalizer(Some(NFC)).map_err(failed)?;
+    }
     tokenizer.with_decoder(Some(ByteLevel::new(false, false, true)));
     tokenizer.add_special_tokens(added_tokens(gguf, tokens)?).map_err(failed)?;
 
@@ -83,7 +92,8 @@ fn pre_tokenizer_name(name: &str) -> Result<Pre, TokenizerError> {
         "smollm" => Ok(Pre::SmolLm),
         "gpt-2" | "default" => Ok(Pre::Gpt2),
         "llama-bpe" => Ok(Pre::LlamaBpe),
-        other => Err(unsupported(PRE, other, "`smollm`, `gpt-2`, `default`, `llama-bpe`")),
+        "qwen2" => Ok(Pre::Qwen2),
+        other => Err(unsupported(PRE, other, "`smollm`, `gpt-2`, `default`, `llama-bpe`, `qwen2`")),
     }
 }
 
@@ -92,12 +102,16 @@ fn pre_tokenizer(pre: Pre) -> Result<PreTokenizerWrapper, TokenizerError> {
     Ok(match pre {
         Pre::Gpt2 => gpt2.into(),
         Pre::SmolLm => Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into(),
-        Pre::LlamaBpe => {
-            let pattern = SplitPattern::Regex(LLAMA3_PATTERN.to_owned());
-            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
-            Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()]).into()
-        }
+        Pre::LlamaBpe => split(LLAMA3_PATTERN)?,
+        Pre::Qwen2 => split(QWEN2_PATTERN)?,
     })
+}
+
+/// Pieces by a pattern, then bytes.
+fn split(pattern: &str) -> Result<PreTokenizerWrapper, TokenizerError> {
+    let pattern = SplitPattern::Regex(pattern.to_owned());
+    let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
+    Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()]).into())
 }
 
 fn byte_pair_model(tokens: &[&str], merges: &[&str], pre: Pre) -> Result<BPE, TokenizerError> {

@@ -42,6 +42,19 @@ fn long_texts_give_the_same_ids_with_and_without_cutting() {
 }
 
 #[test]
+fn qwen2_composes_characters_and_keeps_digits_apart() {
+    let tokenizer = from_gguf("qwen2");
+    assert!(tokenizer.splitter.is_none(), "a normalizer may look across any cut");
+    let ids = |text: &str| tokenizer.encode(text, true).unwrap();
+    assert_eq!(ids("e\u{301}"), ids("é"));
+    assert_eq!(ids("12"), [ids("1"), ids("2")].concat());
+    let read = Tokenizer::from_json_bytes(&tokenizer.to_json_bytes().unwrap()).unwrap();
+    let text = "abc ab 123 <|end|>\n\n  a'll é";
+    assert_eq!(read.encode(text, true).unwrap(), ids(text));
+    assert_eq!(tokenizer.decode(&ids(text)).unwrap(), text);
+}
+
+#[test]
 fn batches_keep_their_order() {
     let tokenizer = from_gguf("smollm");
     let texts = ["abc", "", "a b"];
