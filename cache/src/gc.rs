@@ -377,6 +377,7 @@ impl<'a> Collector<'a> {
     fn tidy(&self) -> Result<(), StoreError> {
         let known = |key: &Digest| self.catalog.get(&ActionKey::from_digest(*key)).is_some();
         Index::rebuild(self.store.disk(), known)?;
+        self.store.remove_tickets()?;
         self.store.fold_all_uses(known)
     }
 

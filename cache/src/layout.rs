@@ -19,6 +19,7 @@
 //!     index/<fresh>.idx          records in a form that is looked up in a microsecond; rebuildable
 //!     index/marks                which key is remembered under each node's name; rebuildable
 //!     index/census               what `stat` said of the files of each bucket; rebuildable
+//!     index/<64 hex>.ticket       what a caller wants to find again; rebuildable
 //!     trash/{a,b,l}-<64 hex>     what gc took away and has not judged yet; put back when a gc died
 //!     damaged/                   what a check found to be wrong, set aside for a person
 //! ```

@@ -63,6 +63,7 @@ mod sealed;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod ticket;
 pub mod trash;
 pub mod usage;
 pub mod uses;
@@ -87,6 +88,7 @@ pub use memory::NodeMemory;
 pub use pin::Pin;
 pub use record::{ActionRecord, OutputRecord, RECORD_SCHEMA};
 pub use store::Store;
+pub use ticket::Results;
 pub use usage::{Tally, Usage};
 pub use value::KeyValue;
 pub use verify::{Repair, Report, VerifyFault};

@@ -48,9 +48,10 @@ impl Marks {
     /// Writes what is new into the file, beside what other processes wrote meanwhile.
     pub(crate) fn flush(&self, disk: &Disk) -> Result<(), StoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(added) = state.take().map(|state| state.added).filter(|added| !added.is_empty()) else {
+        let Some(added) = state.as_mut().map(|state| std::mem::take(&mut state.added)) else { return Ok(()) };
+        if added.is_empty() {
             return Ok(());
-        };
+        }
         let mut all = read(disk);
         all.extend(added);
         let mut bytes = MAGIC.to_vec();

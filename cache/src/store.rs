@@ -1,7 +1,7 @@
 //! The handle of a store. What it can do is spread over one file per noun: [`crate::blob`] (content), [`crate::link`]
 //! (content that stays with its owner), [`crate::commit`] (action records), [`crate::index`] (many lookups),
 //! [`crate::lock`], [`crate::lease`], [`crate::pin`], [`crate::gc`], [`crate::list`], [`crate::materialise`],
-//! [`crate::verify`], [`crate::usage`], [`crate::memory`].
+//! [`crate::verify`], [`crate::usage`], [`crate::memory`], [`crate::ticket`].
 
 use std::fs::{File, Metadata, TryLockError};
 use std::path::{Path, PathBuf};
@@ -131,6 +131,10 @@ impl Store {
 
     pub(crate) fn mark(&self, node: &str, key: &ActionKey) {
         self.inner.marks.add(&self.inner.disk, node, key);
+    }
+
+    pub(crate) fn flush_marks(&self) -> Result<(), StoreError> {
+        self.inner.marks.flush(&self.inner.disk)
     }
 
     pub(crate) fn linked(&self) -> &Linked {

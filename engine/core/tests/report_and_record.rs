@@ -4,7 +4,7 @@ mod lab;
 
 use lab::{Lab, Recipe};
 use qpipe_engine::record::{NodeStatus, Recorder, RunStatus, RunSummary, runs};
-use qpipe_engine::report::{StudyTable, TableDoc, csv, markdown, terminal};
+use qpipe_engine::report::{Overview, Row, StudyTable, TableDoc, csv, markdown, terminal};
 use qpipe_engine::run::{EVENTS_SCHEMA, FailureMode, RunEvent, RunEventKind, RunOptions, RunOutcome, run};
 
 fn table_of(schemes: &[&'static str], fp4_fails: bool) -> StudyTable {
@@ -31,6 +31,24 @@ fn a_very_narrow_terminal_gets_several_tables_none_too_wide() {
     let text = terminal(&table_of(&["nf4", "int8"], false), 50);
     insta::assert_snapshot!(text);
     assert!(text.lines().filter(|l| l.starts_with('│')).all(|l| l.chars().count() <= 50));
+}
+
+#[test]
+fn a_long_table_is_shown_in_part_and_says_so() {
+    let short = table_of(&["nf4", "fp4", "int8"], false);
+    let mut long = short.clone();
+    let row = long.rows[2].clone();
+    long.rows.extend((0..100).map(|n| Row { cell: format!("cell-{n}"), ..row.clone() }));
+    let rows = |text: &str| text.lines().filter(|line| line.starts_with("│ ")).count();
+    let text = Overview::new(&long).text(120);
+    assert!(text.contains("… and 63 more cells: the tables of the run's record have all\n"), "{text}");
+    assert!(text.contains("cell-36 ") && !text.contains("cell-37 "), "{text}");
+    assert_eq!(rows(&text), rows(&Overview::new(&short).text(120)) + 37);
+    assert_eq!(Overview::new(&short).text(120), terminal(&short, 120));
+    assert_eq!(rows(&terminal(&long, 120)), rows(&text) + 63);
+    assert_eq!(markdown(&long).lines().count(), markdown(&short).lines().count() + 100);
+    let kept: Overview = serde_json::from_value(serde_json::to_value(Overview::new(&long)).unwrap()).unwrap();
+    assert_eq!(kept.text(80), Overview::new(&long).text(80));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
 use qpipe_engine::plan::{self, Force, NodeState, Plan, PlanOptions};
 use qpipe_engine::record::{self, Recorder};
-use qpipe_engine::report::{self, HumanReporter, StudyTable};
+use qpipe_engine::report::{self, HumanReporter, Overview, StudyTable};
 use qpipe_engine::run::{self, RunEvent, RunEventKind, RunObserver, RunOptions, RunOutcome, RunResult};
 use qpipe_engine::worker::{Limits, Pool, WorkerCommand, isolate};
 use qpipe_sdk::{Cancel, StageRegistry};
@@ -47,7 +47,12 @@ pub(super) fn run(
     };
     let table = StudyTable::new(&study, &result);
     if args.format == Format::Human {
-        printer.data_block(&report::terminal(&table, printer.width));
+        // a table that is kept nowhere is shown whole
+        let text = match &recorder {
+            Some(_) => Overview::new(&table).text(printer.width),
+            None => report::terminal(&table, printer.width),
+        };
+        printer.data_block(&text);
     }
     summary::tell(&result, &all.line, printer);
     if let Some(mut recorder) = recorder {

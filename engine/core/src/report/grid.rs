@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use qpipe_sdk::Better;
+use serde::{Deserialize, Serialize};
 
 use super::table::{Column, Entry, Row, StageEnd, StudyTable};
 use super::{format, paired};
 
 /// Texts of the summary table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Grid {
     pub(super) columns: Vec<Head>,
     pub(super) rows: Vec<(String, Vec<Text>)>,
@@ -15,6 +17,7 @@ pub(super) struct Grid {
 }
 
 /// A column's head.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub(super) stage: String,
     /// `boolq.f1 ↑`, with the unit where values do not show it.
@@ -22,7 +25,7 @@ pub(super) struct Head {
 }
 
 /// One place of the table.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Text {
     /// The value with its spread: `0.6123 ±0.0210`.
     pub(super) value: String,
@@ -31,11 +34,15 @@ pub(super) struct Text {
 }
 
 impl Grid {
-    pub(super) fn new(table: &StudyTable) -> Self {
+    /// The texts of the first `most` rows, and of what stands below the rows of the whole table.
+    pub(super) fn new(table: &StudyTable, most: usize) -> Self {
         let several = table.baselines().len() > 1;
-        let mut rows: Vec<(String, Vec<Text>)> = table.rows.iter().map(|r| row(table, r, several)).collect();
-        rows.extend(trivial_row(table));
-        Self { columns: table.columns.iter().map(head).collect(), rows, notes: notes(table) }
+        let shown = table.rows.iter().take(most);
+        let mut rows: Vec<(String, Vec<Text>)> = shown.map(|r| row(table, r, several)).collect();
+        let trivial = trivial_row(table);
+        let notes = notes(table, most, trivial.is_some());
+        rows.extend(trivial);
+        Self { columns: table.columns.iter().map(head).collect(), rows, notes }
     }
 }
 
@@ -124,7 +131,7 @@ fn compared(table: &StudyTable) -> BTreeMap<&str, usize> {
     all
 }
 
-fn notes(table: &StudyTable) -> Vec<String> {
+fn notes(table: &StudyTable, most: usize, has_trivial: bool) -> Vec<String> {
     let mut notes = Vec::new();
     let compared = compared(table);
     let baselines = table.baselines();
@@ -142,14 +149,15 @@ fn notes(table: &StudyTable) -> Vec<String> {
             ),
         );
     }
-    if trivial_row(table).is_some() {
+    if has_trivial {
         notes.push("trivial answer: what always giving the same answer scores".into());
     }
-    for row in &table.rows {
-        notes.extend(row.stages.iter().filter_map(|(stage, end)| match end {
+    let failures = table.rows.iter().flat_map(|row| {
+        row.stages.iter().filter_map(move |(stage, end)| match end {
             StageEnd::Failed { message } => Some(format!("`{stage}` of `{}` failed: {message}", row.cell)),
             _ => None,
-        }));
-    }
+        })
+    });
+    notes.extend(failures.take(most));
     notes
 }

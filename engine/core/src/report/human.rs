@@ -71,6 +71,12 @@ impl<W: Write> HumanReporter<W> {
         }
     }
 
+    /// Counts results found in the cache that have no events of their own.
+    pub fn cached(&mut self, count: usize) {
+        self.cached += count;
+        self.ended += count;
+    }
+
     fn log(&mut self, line: &str) {
         self.pending.push_str(line);
         self.pending.push('\n');

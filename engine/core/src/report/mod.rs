@@ -2,7 +2,8 @@
 //!
 //! Terminal and Markdown show the headline metrics, one row per cell, with the signed difference from the cell's
 //! baseline and the spread beside each value; where a stage compared two models on the same items, its paired difference
-//! with its interval stands there instead. CSV and JSON hold every metric.
+//! with its interval stands there instead. A terminal shows only the first rows of a long table ([`Overview`]). CSV and
+//! JSON hold every metric.
 
 mod data;
 mod format;
@@ -19,4 +20,4 @@ pub use human::{HumanReporter, Style};
 pub use paired::Comparison;
 pub use progress::Progress;
 pub use table::{Column, Entry, Row, StageEnd, StudyTable, TABLE_SCHEMA};
-pub use text::{markdown, terminal};
+pub use text::{Overview, markdown, terminal};

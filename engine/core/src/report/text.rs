@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Text};
 use super::table::StudyTable;
@@ -16,24 +17,58 @@ enum Layout {
     Below,
 }
 
-/// The table in at most `width` columns: differences move below their values if they must, and then the table is
-/// cut into several, each with the cells' names.
+/// More cells than this nobody reads in a terminal.
+const MOST_ROWS: usize = 40;
+
+/// What a terminal shows of a table: its first rows, and what is said of the whole.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Overview {
+    grid: Grid,
+    /// How many cells the table has besides those of the first rows.
+    more: usize,
+    /// Why there is nothing to show.
+    nothing: Option<String>,
+}
+
+impl Overview {
+    /// As many rows as a person reads.
+    pub fn new(table: &StudyTable) -> Self {
+        Self::first(table, MOST_ROWS)
+    }
+
+    fn first(table: &StudyTable, most: usize) -> Self {
+        let nothing = table.columns.is_empty().then(|| {
+            let no_results = table.rows.iter().all(|row| row.entries.is_empty());
+            let why = if no_results { "no results yet" } else { "no headline metrics" };
+            format!("`{}` has {why} to show\n", table.study)
+        });
+        Self { grid: Grid::new(table, most), more: table.rows.len().saturating_sub(most), nothing }
+    }
+
+    /// The table in at most `width` columns: differences move below their values if they must, and then the table is
+    /// cut into several, each with the cells' names.
+    pub fn text(&self, width: usize) -> String {
+        if let Some(nothing) = &self.nothing {
+            return nothing.clone();
+        }
+        let all: Vec<usize> = (0..self.grid.columns.len()).collect();
+        let mut out = match drawn_within(&self.grid, &all, width) {
+            Some(text) => text,
+            None => in_parts(&self.grid, width),
+        };
+        if self.more > 0 {
+            let _ = writeln!(out, "… and {} more cells: the tables of the run's record have all", self.more);
+        }
+        for note in &self.grid.notes {
+            let _ = writeln!(out, "{note}");
+        }
+        out
+    }
+}
+
+/// Every row of the table, in at most `width` columns.
 pub fn terminal(table: &StudyTable, width: usize) -> String {
-    let grid = Grid::new(table);
-    if grid.columns.is_empty() {
-        let nothing = table.rows.iter().all(|row| row.entries.is_empty());
-        let why = if nothing { "no results yet" } else { "no headline metrics" };
-        return format!("`{}` has {why} to show\n", table.study);
-    }
-    let all: Vec<usize> = (0..grid.columns.len()).collect();
-    let mut out = match drawn_within(&grid, &all, width) {
-        Some(text) => text,
-        None => in_parts(&grid, width),
-    };
-    for note in &grid.notes {
-        let _ = writeln!(out, "{note}");
-    }
-    out
+    Overview::first(table, usize::MAX).text(width)
 }
 
 fn drawn_within(grid: &Grid, columns: &[usize], width: usize) -> Option<String> {
@@ -86,7 +121,7 @@ fn placed(text: &Text, layout: Layout) -> String {
 
 /// The table as GitHub-flavoured Markdown, with its heading and notes.
 pub fn markdown(table: &StudyTable) -> String {
-    let grid = Grid::new(table);
+    let grid = Grid::new(table, usize::MAX);
     let mut out = format!("# {}\n\n", escaped(&table.study));
     let heads: Vec<String> = grid.columns.iter().map(|h| format!("{}.{}", h.stage, h.metric)).collect();
     line(&mut out, "cell", &heads);
