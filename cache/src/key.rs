@@ -68,8 +68,8 @@ impl ActionKey {
         self.0.short()
     }
 
-    /// The key that names a record's file.
-    pub(crate) const fn from_digest(digest: Digest) -> Self {
+    /// The key that a digest was taken from with [`Self::digest`].
+    pub const fn from_digest(digest: Digest) -> Self {
         Self(digest)
     }
 }

@@ -56,6 +56,16 @@ impl Found {
     }
 }
 
+impl Answer {
+    /// The seal of a hit.
+    pub fn seal(&self) -> Option<Digest> {
+        match self {
+            Self::Hit(found) => Some(found.seal()),
+            Self::Absent | Self::Damaged(_) => None,
+        }
+    }
+}
+
 impl Store {
     /// The body of a ticket; `None` where there is none, or none that is whole.
     pub fn ticket(&self, name: &Digest) -> Option<Vec<u8>> {
@@ -97,8 +107,7 @@ impl Store {
     pub fn confirm(&self, keys: &[ActionKey]) -> Option<Digest> {
         let mut results = Results::default();
         for answer in self.lookup_many(keys) {
-            let Answer::Hit(found) = answer else { return None };
-            results.add(&found.seal());
+            results.add(&answer.seal()?);
         }
         Some(results.digest())
     }

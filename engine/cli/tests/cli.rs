@@ -97,6 +97,49 @@ fn a_run_ends_with_the_table_and_a_second_one_runs_nothing() {
 }
 
 #[test]
+fn a_run_by_its_ticket_tells_what_any_other_tells() {
+    let lab = Lab::new();
+    // a limit of a stage is checked against the study, so there is no ticket
+    let (plain, limited) = (&[][..], &["--timeout", "weights=1h"][..]);
+    run(&lab, plain);
+    let told = |text: &str| -> Vec<String> {
+        let own = |line: &&str| !line.starts_with("record") && !line.starts_with("tables");
+        let untimed = |line: &str| line.split(" · ").filter(|part| !part.ends_with(" ms")).collect::<String>();
+        text.lines().filter(own).map(untimed).collect()
+    };
+    let tickets = || {
+        let index = std::fs::read_dir(lab.dir.path().join("cli-store/v1/index")).unwrap();
+        index.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "ticket")).count()
+    };
+    let slow = run(&lab, limited);
+    assert_eq!(tickets(), 0);
+    run(&lab, plain);
+    assert_eq!(tickets(), 1);
+    let quick = run(&lab, plain);
+    assert_eq!((quick.exit, &quick.out, told(&quick.err)), (slow.exit, &slow.out, told(&slow.err)));
+    let events = |more: &[&str]| -> Vec<String> {
+        let ended = run(&lab, &[more, &["--format", "jsonl"]].concat());
+        let untimed = |line: &str| line.split_once(',').unwrap().1.to_owned();
+        ended.out.lines().map(untimed).filter(|line| !line.contains("run-finished")).collect()
+    };
+    assert_eq!((events(plain).len(), events(plain)), (8, events(limited)));
+    let shown = |id: &str| qpipe(&lab, &["runs", id]).out;
+    assert_eq!(shown("ls").lines().filter(|line| line.contains("done")).count(), 7, "{}", shown("ls"));
+    let latest = qpipe(&lab, &["runs", "show", "latest"]);
+    assert_eq!(latest.exit, Exit::Ok, "{}", latest.err);
+    assert!(latest.out.contains("scheme=fp4"), "{}", latest.out);
+    assert_eq!(lab.runs(), 7);
+}
+
+#[test]
+fn a_wrong_manifest_makes_no_store() {
+    let lab = Lab::new();
+    let path = manifest(&lab, "qpipe 1 name=lab\nlod base {}\n");
+    assert_eq!(qpipe(&lab, &["run", path.to_str().unwrap()]).exit, Exit::Manifest);
+    assert!(!lab.dir.path().join("cli-store").exists());
+}
+
+#[test]
 fn a_failure_has_its_exit_and_says_how_to_continue() {
     let lab = Lab::new();
     lab.switches.set(|s| &s.fp4_fails, true);

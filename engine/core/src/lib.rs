@@ -12,5 +12,7 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod sources;
+
 mod study;
+pub mod ticket;
 pub mod worker;

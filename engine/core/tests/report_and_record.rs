@@ -3,7 +3,7 @@
 mod lab;
 
 use lab::{Lab, Recipe};
-use qpipe_engine::record::{NodeStatus, Recorder, RunStatus, RunSummary, runs};
+use qpipe_engine::record::{NodeStatus, Recorded, Recorder, RunStatus, RunSummary, runs};
 use qpipe_engine::report::{Overview, Row, StudyTable, TableDoc, csv, markdown, terminal};
 use qpipe_engine::run::{EVENTS_SCHEMA, FailureMode, RunEvent, RunEventKind, RunOptions, RunOutcome, run};
 
@@ -112,7 +112,8 @@ fn a_record_is_complete_and_listed() {
     assert_eq!(runs(&dir).unwrap()[0].status, RunStatus::Running);
 
     let result = run(&study, &plan, &lab.registry(), &lab.store, &RunOptions::default(), &mut recorder);
-    let (at, faults) = recorder.finish(&study, &plan, &result, &StudyTable::new(&study, &result));
+    let Recorded { dir: at, faults, .. } =
+        recorder.finish(&study, &plan, &result, &StudyTable::new(&study, &result));
     assert!(faults.is_empty(), "{faults:?}");
     for file in ["manifest.kdl", "plan.json", "started.json", "table.md", "table.csv", "table.json"] {
         assert!(at.join(file).is_file(), "{file}");
@@ -154,6 +155,6 @@ fn a_record_that_cannot_be_written_fails_nothing() {
     let recorder = Recorder::create(&dir, &study, &plan).unwrap();
     let result = lab.run(&study);
     std::fs::remove_dir_all(recorder.dir()).unwrap();
-    let (_, faults) = recorder.finish(&study, &plan, &result, &StudyTable::new(&study, &result));
+    let Recorded { faults, .. } = recorder.finish(&study, &plan, &result, &StudyTable::new(&study, &result));
     assert_eq!((result.outcome, faults.len()), (RunOutcome::Done, 4));
 }

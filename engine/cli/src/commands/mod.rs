@@ -1,6 +1,7 @@
 //! One module per command. Each returns its exit, or the error that ended it.
 
 mod cache;
+mod cached;
 mod check;
 mod explain;
 mod fetch;

@@ -1,18 +1,21 @@
 //! `qpipe run`: load, plan, run, record, tell.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
 use qpipe_engine::plan::{self, Force, NodeState, Plan, PlanOptions};
-use qpipe_engine::record::{self, Recorder};
+use qpipe_engine::record::{self, Recorded, Recorder};
 use qpipe_engine::report::{self, HumanReporter, Overview, StudyTable};
 use qpipe_engine::run::{self, RunEvent, RunEventKind, RunObserver, RunOptions, RunOutcome, RunResult};
+use qpipe_engine::ticket::{Cached, Watched};
 use qpipe_engine::worker::{Limits, Pool, WorkerCommand, isolate};
 use qpipe_sdk::{Cancel, StageRegistry};
 
-use super::study::{self, Loaded};
+use super::cached::{self, Tickets};
+use super::study::{self, Loaded, Text};
 use super::{fetch, summary};
 use crate::args::{Args, Format, RunArgs};
 use crate::error::CliError;
@@ -30,11 +33,22 @@ pub(super) fn run(
     printer: &mut Printer,
     cancel: &Cancel,
 ) -> Result<Exit, CliError> {
-    let Loaded { study, registry } = study::load(registry, &args.study)?;
-    let registry = isolated(registry, &args.isolate)?;
+    let text = Text::read(&args.study)?;
+    let (watched, tickets) = (Watched::default(), Tickets::new(args, &text));
+    // where there is none, there is no ticket, and a wrong manifest makes none
+    let store = tickets.as_ref().filter(|_| all.store.is_dir()).and_then(|_| Store::open(&all.store).ok());
+    if let (Some(store), Some(tickets)) = (&store, &tickets)
+        && let Some(run) = tickets.run_cached(store, registry)
+    {
+        return Ok(cached::tell(run, args.format, printer));
+    }
+    let Loaded { study, registry: loaded } = text.load(registry, &args.study, &watched)?;
+    // plugins are programs, which no ticket knows
+    let tickets = tickets.filter(|_| loaded.kinds().count() == registry.kinds().count());
+    let registry = isolated(loaded, &args.isolate)?;
     let (options, force) = (options(&study, args, cancel)?, force(&study, args)?);
     fetch::fetch(&study, &registry, printer, cancel)?;
-    let store = Store::open(&all.store)?;
+    let store = store.map_or_else(|| Store::open(&all.store), Ok)?;
     let plan = plan::plan(&study, &registry, &store, &PlanOptions { force })?;
     let options = with_machine(options, &plan, args);
     if let Some(goals) = &options.goals {
@@ -46,10 +60,11 @@ pub(super) fn run(
         run::run(&study, &plan, &registry, &store, &options, &mut watching)
     };
     let table = StudyTable::new(&study, &result);
+    let overview = Overview::new(&table);
     if args.format == Format::Human {
         // a table that is kept nowhere is shown whole
         let text = match &recorder {
-            Some(_) => Overview::new(&table).text(printer.width),
+            Some(_) => overview.text(printer.width),
             None => report::terminal(&table, printer.width),
         };
         printer.data_block(&text);
@@ -57,7 +72,11 @@ pub(super) fn run(
     summary::tell(&result, &all.line, printer);
     if let Some(mut recorder) = recorder {
         recorder.keep_samples(record::samples(&study, &result, &store));
-        finish_record(recorder, &study, &plan, &result, &table, printer);
+        let recorded = finish_record(recorder, &study, &plan, &result, &table, printer);
+        if let Some(tickets) = &tickets {
+            let (study, plan, recorded, overview) = (&study, &plan, &recorded, &overview);
+            tickets.keep(&store, &watched, &registry, Cached { study, plan, recorded, overview });
+        }
     }
     let exit = exit(&result);
     // the program ends here: to give back a hundred thousand nodes one by one would only take time
@@ -172,14 +191,19 @@ fn finish_record(
     result: &RunResult,
     table: &StudyTable,
     printer: &mut Printer,
-) {
-    let (dir, faults) = recorder.finish(study, plan, result, table);
-    for fault in faults {
+) -> Recorded {
+    let recorded = recorder.finish(study, plan, result, table);
+    for fault in &recorded.faults {
         printer.human(&format!("warning: the record is not complete: {fault}"));
     }
-    // as short as the user can use it from where they stand
+    tell_record(&recorded.dir, printer);
+    recorded
+}
+
+/// Where the record is, as short as the user can use it from where they stand.
+pub(super) fn tell_record(dir: &Path, printer: &mut Printer) {
     let here = std::env::current_dir().ok();
-    let dir = here.and_then(|here| Some(dir.strip_prefix(here).ok()?.to_owned())).unwrap_or(dir);
+    let dir = here.and_then(|here| dir.strip_prefix(here).ok()).unwrap_or(dir);
     printer.human(&format!("record  {}", dir.display()));
     printer.human(&format!("tables  {} (.csv, .json)", dir.join("table.md").display()));
 }

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qpipe_engine::graph::Study;
 use qpipe_engine::manifest::{LoadOptions, MAX_BYTES, load_plugins, load_study};
+use qpipe_engine::ticket::Watched;
 use qpipe_engine::worker::Machine;
 use qpipe_sdk::StageRegistry;
 
@@ -18,19 +19,51 @@ pub(super) struct Loaded {
     pub(super) registry: StageRegistry,
 }
 
+/// A manifest's text, and where the user stands.
+pub(super) struct Text {
+    pub(super) text: String,
+    /// A path that a shell completed is relative to it.
+    pub(super) here: Option<PathBuf>,
+}
+
+impl Text {
+    pub(super) fn read(args: &StudyArgs) -> Result<Self, CliError> {
+        let path = &args.manifest;
+        let unreadable = |source| CliError::ManifestFile { path: path.clone(), source };
+        Ok(Self { text: read_text(path).map_err(unreadable)?, here: std::env::current_dir().ok() })
+    }
+
+    /// How this process reads a manifest, while `watched` looks on.
+    pub(super) fn with_options<T>(
+        &self,
+        args: &StudyArgs,
+        watched: &Watched,
+        act: impl FnOnce(&LoadOptions<'_>) -> T,
+    ) -> T {
+        let env = |name: &str| watched.env(name, |name| std::env::var(name).ok());
+        let files = |path: &Path| watched.text(path, read_text);
+        act(&LoadOptions { sets: &args.sets, sets_folder: self.here.as_deref(), env: &env, files: &files })
+    }
+
+    /// Starts the manifest's plugins, reads and expands it.
+    pub(super) fn load(
+        &self,
+        registry: &StageRegistry,
+        args: &StudyArgs,
+        watched: &Watched,
+    ) -> Result<Loaded, CliError> {
+        self.with_options(args, watched, |options| {
+            let path = &args.manifest;
+            let registry = load_plugins(path, &self.text, options, registry, &machine())?;
+            let study = load_study(path, &self.text, options, &registry)?;
+            Ok(Loaded { study, registry })
+        })
+    }
+}
+
 /// Starts the manifest's plugins, reads and expands it.
 pub(super) fn load(registry: &StageRegistry, args: &StudyArgs) -> Result<Loaded, CliError> {
-    let path = &args.manifest;
-    let unreadable = |source| CliError::ManifestFile { path: path.clone(), source };
-    let text = read_text(path).map_err(unreadable)?;
-    let env = |name: &str| std::env::var(name).ok();
-    // a path that a shell completed is relative to where the user stands
-    let here = std::env::current_dir().ok();
-    let options =
-        LoadOptions { sets: &args.sets, sets_folder: here.as_deref(), env: &env, files: &read_text };
-    let registry = load_plugins(path, &text, &options, registry, &machine())?;
-    let study = load_study(path, &text, &options, &registry)?;
-    Ok(Loaded { study, registry })
+    Text::read(args)?.load(registry, args, &Watched::default())
 }
 
 /// What commands, plugins and workers may see of this process.

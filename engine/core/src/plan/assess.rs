@@ -8,7 +8,7 @@ use std::path::Path;
 use qpipe_cache::{
     ActionKey, ActionRecord, Answer, Digest, Found, KeyDoc, KeyValue, OutputRecord, RECORD_SCHEMA, Store,
 };
-use qpipe_sdk::{Schema, SourceData, Stage, StageError, StageRegistry, Value};
+use qpipe_sdk::{Schema, Source, SourceData, Stage, StageError, StageRegistry, Value};
 
 use super::OUTPUT;
 use super::error::NodeError;
@@ -87,22 +87,10 @@ impl<'a> Assessor<'a> {
         let declared = self.stage(node).and_then(|s| s.sources(&node.params)).map_err(|e| fail(None, e))?;
         let mut digests = BTreeMap::new();
         for source in declared {
-            let digest = self.source(&source.name, &source.data).map_err(|e| fail(Some(&source.name), e))?;
+            let digest = source_digest(self.store, &source).map_err(|e| fail(Some(&source.name), e))?;
             digests.insert(source.name, digest);
         }
         Ok(digests)
-    }
-
-    fn source(&self, name: &str, data: &SourceData) -> Result<Digest, StageError> {
-        match data {
-            SourceData::Embedded(bytes) => Ok(self.store.put_bytes(bytes)?),
-            SourceData::File(path) => {
-                readable_file(path).map_err(|e| {
-                    StageError::Config(format!("cannot read `{name}` at `{}`: {e}", path.display()))
-                })?;
-                Ok(self.store.link_file(path)?)
-            }
-        }
     }
 
     /// The node's key document. `inputs`: content digest per connected port.
@@ -187,6 +175,18 @@ pub(crate) fn unusable(record: &ActionRecord) -> Option<String> {
         return Some(format!("it has no output `{OUTPUT}`"));
     }
     metrics::decode(&record.metrics).err().map(|error| error.to_string())
+}
+
+/// The digest of what a source holds: a file is linked, and hashed unless it is as it was; embedded bytes are stored.
+pub(crate) fn source_digest(store: &Store, source: &Source) -> Result<Digest, StageError> {
+    match &source.data {
+        SourceData::Embedded(bytes) => Ok(store.put_bytes(bytes)?),
+        SourceData::File(path) => {
+            let unreadable = |e| format!("cannot read `{}` at `{}`: {e}", source.name, path.display());
+            readable_file(path).map_err(|e| StageError::Config(unreadable(e)))?;
+            Ok(store.link_file(path)?)
+        }
+    }
 }
 
 /// Asked before the store is, so that a missing file is the study's fault and not the store's.

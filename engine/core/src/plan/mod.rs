@@ -28,7 +28,7 @@ pub use fetch::fetch;
 pub use reason::MissReason;
 pub use walk::{Plan, PlanOptions, PlannedNode, plan};
 
-pub(crate) use assess::{Assessor, memory_names, unusable};
+pub(crate) use assess::{Assessor, memory_names, source_digest, unusable};
 pub(crate) use reason::changes;
 
 /// The name of a stage's one output in an action record.

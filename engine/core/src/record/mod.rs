@@ -21,8 +21,10 @@ mod id;
 mod list;
 mod read;
 mod recorder;
+mod replay;
 mod samples;
 mod summary;
+mod text;
 
 pub use diff::{Change, DIFF_SCHEMA, InputChange, InputDiff, ResultDiff, RunDiff};
 pub use environment::Environment;
@@ -30,6 +32,9 @@ pub use error::{ReadError, RecordError};
 pub use id::RunId;
 pub use list::{RunEntry, RunStatus, runs};
 pub use read::{RunRecord, TableCell, TableMetric, TableRecord, read_run};
-pub use recorder::Recorder;
+pub use recorder::{Recorded, Recorder};
 pub use samples::{NodeSamples, samples, samples_of};
 pub use summary::{CellSummary, IncludeSummary, NodeStatus, NodeSummary, RUN_SCHEMA, RunSummary, Started};
+
+pub(crate) use replay::{Model, Replay};
+pub(crate) use text::RunHead;

@@ -8,10 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::environment::Environment;
 use super::id::RunId;
-use crate::graph::{Cell, Node, Study};
-use crate::plan::Plan;
-use crate::run::{Counts, How, NodeResult, RunOutcome, RunResult};
-use crate::sources::SourceFile;
+use crate::graph::Study;
+use crate::run::{Counts, How, NodeResult, RunOutcome};
 
 /// Version of the layout of `run.json` and `started.json`.
 pub const RUN_SCHEMA: u32 = 1;
@@ -117,61 +115,7 @@ pub enum NodeStatus {
     Unselected,
 }
 
-impl RunSummary {
-    pub fn new(study: &Study, plan: &Plan, result: &RunResult, started: &Started) -> Self {
-        let nodes = study.nodes.iter().map(|node| node_summary(study, plan, result, node)).collect();
-        Self {
-            schema: RUN_SCHEMA,
-            run: started.run.clone(),
-            study: study.name.clone(),
-            manifest: study.path().to_owned(),
-            sources_digest: Some(study.sources.digest().to_string()),
-            includes: includes(study),
-            overrides: study.overrides.clone(),
-            started: started.started.clone(),
-            elapsed_ms: result.elapsed_ms,
-            outcome: result.outcome,
-            counts: result.counts(),
-            saved_ms: result.saved_ms(),
-            cells: study.cells.iter().map(|cell| cell_summary(study, cell)).collect(),
-            nodes,
-            environment: Environment::probe(),
-        }
-    }
-}
-
-fn includes(study: &Study) -> Vec<IncludeSummary> {
-    let summary = |(index, file): (usize, &SourceFile)| IncludeSummary {
-        path: file.path.clone(),
-        file: include_name(index, &file.path),
-    };
-    study.sources.includes().iter().enumerate().map(summary).collect()
-}
-
-fn cell_summary(study: &Study, cell: &Cell) -> CellSummary {
-    CellSummary {
-        cell: cell.name.to_string(),
-        group: cell.group.to_string(),
-        baseline: cell.baseline.map(|id| study.cells[id.0].name.to_string()),
-        overrides: cell.overrides.iter().map(|o| (o.path.clone(), o.value.to_string())).collect(),
-        nodes: cell.nodes.iter().map(|(stage, id)| (stage.to_owned(), id.0)).collect(),
-    }
-}
-
-fn node_summary(study: &Study, plan: &Plan, result: &RunResult, node: &Node) -> NodeSummary {
-    let ended = &result.nodes[node.id.0];
-    let planned = || plan.nodes[node.id.0].state.key();
-    let key = ended.record().map(|record| record.key).or_else(planned);
-    NodeSummary {
-        label: node.label.clone(),
-        stage: node.stage.to_string(),
-        kind: node.kind.to_string(),
-        key: key.map(|key| key.to_string()),
-        status: status(study, ended),
-    }
-}
-
-fn status(study: &Study, ended: &NodeResult) -> NodeStatus {
+pub(super) fn status(study: &Study, ended: &NodeResult) -> NodeStatus {
     match ended {
         NodeResult::Done { how: How::Ran, elapsed_ms, .. } => NodeStatus::Ran { elapsed_ms: *elapsed_ms },
         NodeResult::Done { how: How::Cached, elapsed_ms, .. } => {

@@ -1,0 +1,199 @@
+//! The record of a run in which everything was cached, made from that of an earlier one with the same results.
+//!
+//! Such a record says what the earlier one says, but for the run's name and times. So its files are copied: whole, or the
+//! part that says nothing of the run. A part is believed only with the digest it had when it was written.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use qpipe_cache::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::error::RecordError;
+use super::id::RunId;
+use super::recorder::{begin, write};
+use super::summary::include_name;
+use super::text::{RunHead, run_text};
+use crate::run::{EVENTS_SCHEMA, RunEvent, RunEventKind};
+
+/// The files that say nothing of the run, as far as a record has them.
+const SAME: [&str; 5] = ["plan.json", "table.md", "table.csv", "table.json", SAMPLES];
+/// The texts that stages generated, if any did.
+pub(super) const SAMPLES: &str = "samples.json";
+pub(super) const EVENTS: &str = "events.jsonl";
+pub(super) const RUN: &str = "run.json";
+
+/// Every line of the log begins so, and goes on with the milliseconds since the Unix epoch.
+const LINE_START: &[u8] = b"{\"at_unix_ms\":";
+
+/// Where the record of a run has what other records can repeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Model {
+    run: RunId,
+    /// [`SAME`], in order; `None` where the record has no such file.
+    same: Vec<Option<Part>>,
+    /// The lines between the first and the last: one per node, all cached.
+    events: Part,
+    /// The middle of `run.json`.
+    middle: Part,
+}
+
+/// A part of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    start: u64,
+    bytes: u64,
+    digest: Digest,
+}
+
+impl Part {
+    fn of(file: &[u8], start: usize, end: usize) -> Self {
+        let part = &file[start..end];
+        Self { start: start as u64, bytes: part.len() as u64, digest: Digest::of_bytes(part) }
+    }
+
+    /// Appends the part, if it still is what it was.
+    fn read(&self, path: &Path, out: &mut Vec<u8>) -> io::Result<()> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(self.start))?;
+        let before = out.len();
+        out.reserve_exact(usize::try_from(self.bytes).map_err(io::Error::other)?);
+        let read = file.take(self.bytes).read_to_end(out)?;
+        let same = read as u64 == self.bytes && Digest::of_bytes(&out[before..]) == self.digest;
+        if same { Ok(()) } else { Err(io::Error::other("it is not what it was")) }
+    }
+}
+
+impl Model {
+    /// The model that a finished record is; `None` if it cannot be read back as one.
+    pub(super) fn of(dir: &Path, run: &RunId, run_json: (&[u8], Range<usize>)) -> Option<Self> {
+        let whole = |name: &&str| match fs::read(dir.join(name)) {
+            Ok(text) => Some(Some(Part::of(&text, 0, text.len()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+            Err(_) => None,
+        };
+        let events = fs::read(dir.join(EVENTS)).ok()?;
+        let first = events.as_slice().skip_until(b'\n').ok()?;
+        let last = events.strip_suffix(b"\n")?.iter().rposition(|byte| *byte == b'\n')? + 1;
+        Some(Self {
+            run: run.clone(),
+            same: SAME.iter().map(whole).collect::<Option<_>>()?,
+            events: (first <= last).then(|| Part::of(&events, first, last))?,
+            middle: Part::of(run_json.0, run_json.1.start, run_json.1.end),
+        })
+    }
+}
+
+/// Everything a record is made of.
+pub(crate) struct Replay<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) head: &'a RunHead,
+    pub(crate) cells: usize,
+    pub(crate) manifest: &'a str,
+    /// In the order of the head's.
+    pub(crate) includes: &'a [String],
+    /// When the run began.
+    pub(crate) clock: Instant,
+}
+
+/// A record that was written.
+pub(crate) struct Replayed {
+    pub(crate) dir: PathBuf,
+    /// The log.
+    pub(crate) events: Vec<u8>,
+    pub(crate) elapsed_ms: u64,
+}
+
+impl Replay<'_> {
+    /// Writes the record; of one that fails nothing stays.
+    pub(crate) fn write(&self, runs: &Path) -> Result<Replayed, RecordError> {
+        let begun = begin(runs, &self.head.study, &self.head.manifest)?;
+        let written = self.files(runs, &begun.dir, &begun.started.run, &begun.started.started);
+        if written.is_err() {
+            // what cannot be removed looks like an interrupted run
+            let _left_behind = fs::remove_dir_all(&begun.dir);
+        }
+        written
+    }
+
+    fn files(&self, runs: &Path, dir: &Path, run: &RunId, started: &str) -> Result<Replayed, RecordError> {
+        let from = runs.join(&self.model.run.0);
+        let mut text = Vec::new();
+        for (name, part) in SAME.iter().zip(&self.model.same) {
+            let Some(part) = part else { continue };
+            text.clear();
+            let path = from.join(name);
+            part.read(&path, &mut text).map_err(RecordError::io("copy", &path))?;
+            write(&dir.join(name), &text)?;
+        }
+        write(&dir.join("manifest.kdl"), self.manifest.as_bytes())?;
+        for (index, (include, text)) in self.head.includes.iter().zip(self.includes).enumerate() {
+            write(&dir.join(include_name(index, &include.path)), text.as_bytes())?;
+        }
+        let elapsed_ms = self.clock.elapsed().as_millis() as u64;
+        let events = self.events(&from.join(EVENTS), elapsed_ms)?;
+        write(&dir.join(EVENTS), &events)?;
+        let head = RunHead { run: run.clone(), started: started.to_owned(), elapsed_ms, ..self.head.clone() };
+        let path = from.join(RUN);
+        let (text, _) =
+            run_text(&head, |out| self.model.middle.read(&path, out).map_err(serde_json::Error::io))
+                .map_err(|source| RecordError::Json { path: path.clone(), source })?;
+        write(&dir.join(RUN), &text)?;
+        Ok(Replayed { dir: dir.to_owned(), events, elapsed_ms })
+    }
+
+    /// The log, every event of it at this moment.
+    fn events(&self, path: &Path, elapsed_ms: u64) -> Result<Vec<u8>, RecordError> {
+        let RunHead { study, outcome, counts, .. } = self.head;
+        let (outcome, counts, nodes) = (*outcome, *counts, counts.cached);
+        let first = RunEvent::now(RunEventKind::RunStarted {
+            schema: EVENTS_SCHEMA,
+            study: study.clone(),
+            cells: self.cells,
+            nodes,
+        });
+        let at = first.at_unix_ms.to_string();
+        let last = RunEvent::now(RunEventKind::RunFinished { outcome, counts, elapsed_ms });
+        let failed = |source| RecordError::Json { path: path.to_owned(), source };
+        let mut log = Vec::with_capacity(self.model.events.bytes as usize + 1024);
+        serde_json::to_writer(&mut log, &first).map_err(failed)?;
+        log.push(b'\n');
+        let start = log.len();
+        self.model.events.read(path, &mut log).map_err(RecordError::io("copy", path))?;
+        let told = set_time(&mut log[start..], at.as_bytes());
+        told.ok_or_else(|| io::Error::other("a line has no time")).map_err(RecordError::io("copy", path))?;
+        serde_json::to_writer(&mut log, &last).map_err(failed)?;
+        log.push(b'\n');
+        Ok(log)
+    }
+}
+
+/// Sets the time of every line; `None` where one has none of this length.
+fn set_time(lines: &mut [u8], at: &[u8]) -> Option<()> {
+    let mut rest = lines;
+    while !rest.is_empty() {
+        let has_time = rest.strip_prefix(LINE_START).is_some_and(|time| time.get(at.len()) == Some(&b','));
+        has_time.then_some(())?;
+        rest[LINE_START.len()..][..at.len()].copy_from_slice(at);
+        let line = (&*rest).skip_until(b'\n').ok()?;
+        rest = &mut rest[line..];
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_gets_the_time_and_nothing_else_changes() {
+        let mut log = b"{\"at_unix_ms\":111,\"a\":111}\n{\"at_unix_ms\":222,\"b\":1}\n".to_vec();
+        set_time(&mut log, b"999").unwrap();
+        assert_eq!(log, b"{\"at_unix_ms\":999,\"a\":111}\n{\"at_unix_ms\":999,\"b\":1}\n");
+        assert!(set_time(&mut log, b"99").is_none() && set_time(&mut log, b"9999").is_none());
+        assert!(set_time(&mut b"{}\n".to_vec(), b"999").is_none());
+        }
+}
