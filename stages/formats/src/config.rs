@@ -3,44 +3,79 @@
 //! A checkpoint describes its architecture either in a Hugging Face `config.json` or in GGUF
 //! metadata. Both are read into [`LlamaConfig`], whose fields keep the Hugging Face names because
 //! papers, checkpoints and error messages use them. Reading is strict: a field that would change the
-//! computation in a way that is not implemented (a rope scaling, biases, a sliding window) is an
-//! error that names it, since a model run without it would give plausible, wrong numbers.
+//! computation in a way that is not implemented (experts, a rope scaling that depends on the length) is
+//! an error that names it, since a model run without it would give plausible, wrong numbers.
 //!
-//! Fields that a `config.json` may omit take the defaults that `transformers` gives `LlamaConfig`:
+//! Fields that a `config.json` may omit take the defaults that `transformers` gives the architecture
+//! (see [`Defaults`](crate::architecture::Defaults)), or these, which all share:
 //!
 //! | field | default |
 //! |---|---|
-//! | `num_key_value_heads` | `num_attention_heads` |
-//! | `head_dim` | `hidden_size / num_attention_heads` |
-//! | `max_position_embeddings` | 2048 |
 //! | `rms_norm_eps` | 1e-6 |
 //! | `rope_theta` | 10000 |
-//! | `tie_word_embeddings` | false |
+//! | `tie_word_embeddings`, `attention_bias`, `mlp_bias`, `use_sliding_window` | false |
+//! | `max_window_layers` | 28 |
 //! | `hidden_act` | `silu` |
+//!
+//! What only some models have is left out of the serialized form where it is absent, so that a plain Llama's
+//! artifact has the bytes it always had.
 
 mod gguf;
 mod hf_json;
+mod hf_rope;
+mod rope;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::rope::{RopeFrequencies, RopeScaling, Yarn};
+pub use crate::architecture::Architecture;
 use crate::dtype::DType;
 use crate::error::FormatError;
 use crate::gguf::Gguf;
 
-/// A family of models with one forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Architecture {
-    /// Llama 1–3, SmolLM2 and whatever else declares `model_type: llama`.
-    Llama,
+/// Which projections have biases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Biases {
+    /// `q_proj`, `k_proj` and `v_proj`.
+    pub qkv: bool,
+    /// `o_proj`.
+    pub output: bool,
+    /// `gate_proj`, `up_proj` and `down_proj`.
+    pub mlp: bool,
 }
 
-/// What must be known to compute with a Llama checkpoint. Sizes are in elements.
+impl Biases {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the projection `module` (`self_attn.q_proj`) has one.
+    pub fn of(self, module: &str) -> bool {
+        match module {
+            "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => self.qkv,
+            "self_attn.o_proj" => self.output,
+            "mlp.gate_proj" | "mlp.up_proj" | "mlp.down_proj" => self.mlp,
+            _ => false,
+        }
+    }
+}
+
+/// Layers in which a query sees only the last `size` keys, its own included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlidingWindow {
+    /// In tokens.
+    pub size: usize,
+    /// The layers, ascending; the others see every past key.
+    pub layers: Vec<usize>,
+}
+
+/// What must be known to compute with a checkpoint of the Llama family. Sizes are in elements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LlamaConfig {
-    /// The family.
+    /// Which one of the family.
     pub architecture: Architecture,
     /// Rows of the embedding and of the output head.
     pub vocab_size: usize,
@@ -54,7 +89,7 @@ pub struct LlamaConfig {
     pub num_attention_heads: usize,
     /// Key and value heads; divides `num_attention_heads`.
     pub num_key_value_heads: usize,
-    /// Width of one head; even, since RoPE rotates pairs.
+    /// Width of one head; even, since RoPE rotates pairs. Not always `hidden_size / num_attention_heads`.
     pub head_dim: usize,
     /// The longest sequence the model was trained for, in tokens.
     pub max_position_embeddings: usize,
@@ -68,6 +103,15 @@ pub struct LlamaConfig {
     pub bos_token_id: Option<u32>,
     /// End-of-sequence token. Of a list (as in Llama 3), the first.
     pub eos_token_id: Option<u32>,
+    /// A scaling of the RoPE frequencies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
+    /// Layers that see only a window of past tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<SlidingWindow>,
+    /// Biases of projections.
+    #[serde(default, skip_serializing_if = "Biases::is_empty")]
+    pub biases: Biases,
 }
 
 /// Largest accepted number of layers: about 30 times the deepest published Llama.
@@ -96,7 +140,7 @@ impl LlamaConfig {
         hf_json::read(json, hf_json::Weights::MaybeQuantized)
     }
 
-    /// Reads GGUF metadata of `general.architecture` `llama`.
+    /// Reads the metadata of a GGUF of one of the architectures, and its `rope_freqs.weight`.
     ///
     /// # Errors
     /// As [`Self::from_hf_json`], with metadata keys for fields.
@@ -125,25 +169,45 @@ impl LlamaConfig {
         tensors
     }
 
-    /// The tensors of one decoder layer, in the order of the forward pass.
+    /// The tensors of one decoder layer, in the order of the forward pass; a bias follows its weight.
     pub fn layer_tensors(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let q = self.num_attention_heads * self.head_dim;
         let kv = self.num_key_value_heads * self.head_dim;
-        [
+        let mut modules = vec![
             ("input_layernorm", vec![hidden]),
             ("self_attn.q_proj", vec![q, hidden]),
             ("self_attn.k_proj", vec![kv, hidden]),
             ("self_attn.v_proj", vec![kv, hidden]),
+        ];
+        if self.architecture.head_norms {
+            modules.extend(["self_attn.q_norm", "self_attn.k_norm"].map(|norm| (norm, vec![self.head_dim])));
+        }
+        modules.extend([
             ("self_attn.o_proj", vec![hidden, q]),
             ("post_attention_layernorm", vec![hidden]),
             ("mlp.gate_proj", vec![inner, hidden]),
             ("mlp.up_proj", vec![inner, hidden]),
             ("mlp.down_proj", vec![hidden, inner]),
-        ]
-        .into_iter()
-        .map(|(module, shape)| (format!("model.layers.{layer}.{module}.weight"), shape))
-        .collect()
+        ]);
+        let mut tensors = Vec::with_capacity(modules.len());
+        for (module, shape) in modules {
+            let bias = self.biases.of(module).then(|| vec![shape[0]]);
+            tensors.push((format!("model.layers.{layer}.{module}.weight"), shape));
+            tensors.extend(bias.map(|shape| (format!("model.layers.{layer}.{module}.bias"), shape)));
+        }
+        tensors
+    }
+
+    /// The rotary frequencies of its heads.
+    pub fn rope(&self) -> RopeFrequencies {
+        RopeFrequencies::new(self.rope_theta, self.head_dim, self.rope_scaling.as_ref())
+    }
+
+    /// How many keys, its own included, a query of this layer sees; `None`: all past ones.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let window = self.sliding_window.as_ref()?;
+        window.layers.contains(&layer).then_some(window.size)
     }
 
     /// Checks what no single field shows: sizes within bounds and divisible as attention needs.
@@ -171,7 +235,17 @@ impl LlamaConfig {
                 return Err(invalid(field, value.to_string(), "a positive number".to_owned()));
             }
         }
-        Ok(self)
+        if let Some((field, value, expected)) =
+            self.rope_scaling.as_ref().and_then(|s| s.fault(self.head_dim))
+        {
+            return Err(invalid(field, value, expected.to_owned()));
+        }
+        match &self.sliding_window {
+            Some(window) if window.size == 0 => {
+                Err(invalid("sliding_window", "0".to_owned(), "at least 1".to_owned()))
+            }
+            _ => Ok(self),
+        }
     }
 
     /// `(field, value, largest accepted)` of every count.

@@ -3,6 +3,7 @@
 //! Messages are fragments that read well after "failed to …" and always name the thing: the file or
 //! document, the field or tensor, what was found and what would have been accepted.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::dtype::DType;
@@ -88,7 +89,7 @@ pub enum FormatError {
         /// The value as found.
         value: String,
         /// The values that would work.
-        supported: &'static str,
+        supported: Cow<'static, str>,
     },
     /// A safetensors file ends before something that it promised.
     #[error("safetensors data ends early: {what} needs {needed} bytes, {available} are there")]

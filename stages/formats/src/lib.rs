@@ -7,6 +7,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`architecture`] | the architectures that are computed, one file each |
 //! | [`bitsandbytes`] | the names and JSON of checkpoints that are already quantized |
 //! | [`config`] | [`LlamaConfig`], the one model configuration, from `config.json` or GGUF metadata |
 //! | [`tensors`] | safetensors: [`TensorFile`], deterministic [`write`](tensors::write) |
@@ -18,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod architecture;
 pub mod bitsandbytes;
 pub mod config;
 pub mod dtype;

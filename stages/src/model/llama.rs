@@ -1,5 +1,6 @@
-//! The Llama architecture: pre-norm decoder layers with grouped-query attention, rotary positions and SwiGLU.
-//! Touvron et al. 2023 (arXiv 2302.13971); weights named and laid out as Hugging Face does.
+//! The Llama family: pre-norm decoder layers with grouped-query attention, rotary positions and SwiGLU (Touvron et al.
+//! 2023, arXiv 2302.13971), with the biases, head norms, windows and rope scalings that a configuration asks for.
+//! Weights are named and laid out as Hugging Face does.
 
 use burn::tensor::{Device, Int, Tensor};
 use qpipe_formats::LlamaConfig;
@@ -9,19 +10,29 @@ use super::compute::ComputeDtype;
 use super::linear::Linear;
 use super::ops::{self, Place, Rope};
 
-struct Layer {
-    input_norm: Tensor<1>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    post_norm: Tensor<1>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+/// A linear layer and its bias.
+struct Projection {
+    linear: Linear,
+    bias: Option<Tensor<1>>,
 }
 
-/// A Llama, ready to run.
+struct Layer {
+    input_norm: Tensor<1>,
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    /// Norms of query and key heads.
+    head_norms: Option<(Tensor<1>, Tensor<1>)>,
+    o: Projection,
+    post_norm: Tensor<1>,
+    gate: Projection,
+    up: Projection,
+    down: Projection,
+    /// How many keys a query sees, its own included.
+    window: Option<usize>,
+}
+
+/// A model of the Llama family, ready to run.
 pub struct Llama {
     pub config: LlamaConfig,
     pub compute: ComputeDtype,
@@ -35,10 +46,11 @@ pub struct Llama {
     rope: Rope,
 }
 
-/// Where a model's weights come from, by module name (`model.layers.0.self_attn.q_proj`).
+/// Where a model's weights come from, by module name (`model.layers.0.self_attn.q_proj`); a bias is a module of its
+/// own (`model.layers.0.self_attn.q_proj.bias`).
 pub trait Weights {
     type Error;
-    /// A vector: norms.
+    /// A vector: norms, biases.
     fn vector(&mut self, module: &str) -> Result<Tensor<1>, Self::Error>;
     /// A dense matrix: the embedding.
     fn matrix(&mut self, module: &str) -> Result<Tensor<2>, Self::Error>;
@@ -57,13 +69,14 @@ impl Llama {
         positions: usize,
         weights: &mut W,
     ) -> Result<Self, W::Error> {
-        let layers =
-            (0..config.num_hidden_layers).map(|i| Layer::build(i, weights)).collect::<Result<Vec<_>, _>>()?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| Layer::build(config, i, weights))
+            .collect::<Result<Vec<_>, _>>()?;
         let head = if config.tie_word_embeddings { None } else { Some(weights.linear("lm_head")?) };
         Ok(Self {
             embedding: weights.matrix("model.embed_tokens")?,
             norm: weights.vector("model.norm")?,
-            rope: Rope::new(positions, config.head_dim, config.rope_theta, device),
+            rope: Rope::new(positions, &config.rope(), device),
             config: config.clone(),
             compute,
             device: device.clone(),
@@ -126,14 +139,18 @@ impl Llama {
         let (heads, kv, dim) =
             (self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim);
         let split = |t: Tensor<2>, heads: usize| t.reshape([batch, seq, heads, dim]).swap_dims(1, 2);
-        let q = self.rotate(split(self.linear(&layer.q, x.clone()), heads), start);
-        let k = self.rotate(split(self.linear(&layer.k, x.clone()), kv), start);
+        let (q, k) = (self.linear(&layer.q, x.clone()), self.linear(&layer.k, x.clone()));
+        let (q, k) = match &layer.head_norms {
+            Some((q_norm, k_norm)) => (self.head_normed(q, q_norm), self.head_normed(k, k_norm)),
+            None => (q, k),
+        };
+        let (q, k) = (self.rotate(split(q, heads), start), self.rotate(split(k, kv), start));
         let v = split(self.linear(&layer.v, x), kv);
         let (k, v) = match cache {
             Some(cache) => cache.append(start, k, v),
             None => (k, v),
         };
-        let mixed = ops::attention(q, k, v).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
+        let mixed = ops::attention(q, k, v, layer.window).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
         self.linear(&layer.o, self.round(mixed))
     }
 
@@ -145,8 +162,19 @@ impl Llama {
         self.round(ops::rms_norm(x, weight, self.config.rms_norm_eps, self.place))
     }
 
-    fn linear(&self, linear: &Linear, x: Tensor<2>) -> Tensor<2> {
-        self.round(linear.forward(x, self.compute, self.place))
+    /// Norms each head of `[tokens, heads · head dim]` by itself.
+    fn head_normed(&self, x: Tensor<2>, weight: &Tensor<1>) -> Tensor<2> {
+        let [tokens, width] = x.dims();
+        let heads = width / self.config.head_dim;
+        self.normed(x.reshape([tokens * heads, self.config.head_dim]), weight).reshape([tokens, width])
+    }
+
+    fn linear(&self, projection: &Projection, x: Tensor<2>) -> Tensor<2> {
+        let y = projection.linear.forward(x, self.compute, self.place);
+        self.round(match &projection.bias {
+            Some(bias) => y.add(bias.clone().unsqueeze()),
+            None => y,
+        })
     }
 
     fn round<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
@@ -155,18 +183,30 @@ impl Llama {
 }
 
 impl Layer {
-    fn build<W: Weights>(index: usize, weights: &mut W) -> Result<Self, W::Error> {
+    fn build<W: Weights>(config: &LlamaConfig, index: usize, weights: &mut W) -> Result<Self, W::Error> {
         let at = |name: &str| format!("model.layers.{index}.{name}");
+        let projection = |name: &str, weights: &mut W| {
+            let linear = weights.linear(&at(name))?;
+            let bias = config.biases.of(name).then(|| weights.vector(&at(&format!("{name}.bias"))));
+            Ok(Projection { linear, bias: bias.transpose()? })
+        };
         Ok(Self {
             input_norm: weights.vector(&at("input_layernorm"))?,
-            q: weights.linear(&at("self_attn.q_proj"))?,
-            k: weights.linear(&at("self_attn.k_proj"))?,
-            v: weights.linear(&at("self_attn.v_proj"))?,
-            o: weights.linear(&at("self_attn.o_proj"))?,
+            q: projection("self_attn.q_proj", weights)?,
+            k: projection("self_attn.k_proj", weights)?,
+            v: projection("self_attn.v_proj", weights)?,
+            head_norms: match config.architecture.head_norms {
+                true => {
+                    Some((weights.vector(&at("self_attn.q_norm"))?, weights.vector(&at("self_attn.k_norm"))?))
+                }
+                false => None,
+            },
+            o: projection("self_attn.o_proj", weights)?,
             post_norm: weights.vector(&at("post_attention_layernorm"))?,
-            gate: weights.linear(&at("mlp.gate_proj"))?,
-            up: weights.linear(&at("mlp.up_proj"))?,
-            down: weights.linear(&at("mlp.down_proj"))?,
+            gate: projection("mlp.gate_proj", weights)?,
+            up: projection("mlp.up_proj", weights)?,
+            down: projection("mlp.down_proj", weights)?,
+            window: config.window(index),
         })
     }
 }

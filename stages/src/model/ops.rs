@@ -3,6 +3,7 @@
 //! the same formula.
 
 use burn::tensor::{Tensor, TensorData, activation};
+use qpipe_formats::config::RopeFrequencies;
 use rayon::prelude::*;
 
 /// Where an operator's fused form runs.
@@ -92,13 +93,16 @@ pub(super) struct Rope {
 }
 
 impl Rope {
-    pub(super) fn new(positions: usize, head_dim: usize, theta: f64, device: &burn::tensor::Device) -> Self {
-        let half = head_dim / 2;
-        let frequency = |i: usize| (theta as f32).powf(-((2 * i) as f32) / head_dim as f32);
+    pub(super) fn new(
+        positions: usize,
+        frequencies: &RopeFrequencies,
+        device: &burn::tensor::Device,
+    ) -> Self {
+        let half = frequencies.inverse.len();
         let angles: Vec<f32> =
-            (0..positions).flat_map(|p| (0..half).map(move |i| p as f32 * frequency(i))).collect();
+            (0..positions).flat_map(|p| frequencies.inverse.iter().map(move |f| p as f32 * f)).collect();
         let table = |f: fn(f32) -> f32| {
-            let values: Vec<f32> = angles.iter().map(|a| f(*a)).collect();
+            let values: Vec<f32> = angles.iter().map(|a| f(*a) * frequencies.attention_factor).collect();
             Tensor::from_data(TensorData::new(values, [positions, half]), device)
         };
         Self { cos: table(f32::cos), sin: table(f32::sin) }
@@ -120,8 +124,9 @@ impl Rope {
 const QUERY_BLOCK: usize = 128;
 
 /// Causal attention with grouped queries. `q`: `[batch, heads, new, dim]`; `k`, `v`: `[batch, kv heads, past +
-/// new, dim]`; returns `[batch, heads, new, dim]`. Query `i` sees keys `0..=past + i`.
-pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+/// new, dim]`; returns `[batch, heads, new, dim]`. Query `i` sees keys `0..=past + i`, of
+/// which only the last `window`.
+pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, window: Option<usize>) -> Tensor<4> {
     let [batch, heads, new, dim] = q.dims();
     let [_, kv, total, _] = k.dims();
     let (group, past) = (heads / kv, total - new);
@@ -130,24 +135,30 @@ pub(super) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     let block = |start: usize| {
         let len = QUERY_BLOCK.min(new - start);
         let seen = past + start + len;
+        let first = window.map_or(0, |window| (past + start + 1).saturating_sub(window));
         let rows = q.clone().narrow(2, start, len).reshape([batch * kv, group * len, dim]);
-        let keys = k.clone().narrow(1, 0, seen);
+        let keys = k.clone().narrow(1, first, seen - first);
         let scores = rows.matmul(keys.swap_dims(1, 2));
-        let scores = if len == 1 { scores } else { mask_future(scores, group, len, past + start) };
-        let mixed = activation::softmax(scores, 2).matmul(v.clone().narrow(1, 0, seen));
+        let scores = if len == 1 { scores } else { mask(scores, group, past + start - first, window) };
+        let mixed = activation::softmax(scores, 2).matmul(v.clone().narrow(1, first, seen - first));
         mixed.reshape([batch, heads, len, dim])
     };
     let mut blocks: Vec<Tensor<4>> = (0..new).step_by(QUERY_BLOCK).map(block).collect();
     if blocks.len() == 1 { blocks.remove(0) } else { Tensor::cat(blocks, 2) }
 }
 
-/// Adds −∞ to scores `[batch · kv, group · len, seen]` of keys after their query; the first query stands at
-/// `start`.
-fn mask_future(scores: Tensor<3>, group: usize, len: usize, start: usize) -> Tensor<3> {
-    let seen = scores.dims()[2];
-    let hidden = |query: usize, key: usize| if key > query { f32::NEG_INFINITY } else { 0.0 };
+/// Adds −∞ to scores `[batch · kv, group · len, seen]` of keys that their query does not see. The first query stands
+/// at key `start`.
+fn mask(scores: Tensor<3>, group: usize, start: usize, window: Option<usize>) -> Tensor<3> {
+    let [_, rows, seen] = scores.dims();
+    let len = rows / group;
+    let window = window.unwrap_or(usize::MAX);
+    let bias = |query: usize, key: usize| match key <= query && query - key < window {
+        true => 0.0,
+        false => f32::NEG_INFINITY,
+    };
     let bias: Vec<f32> =
-        (0..group * len).flat_map(|row| (0..seen).map(move |key| hidden(start + row % len, key))).collect();
-    let bias = Tensor::<3>::from_data(TensorData::new(bias, [1, group * len, seen]), &scores.device());
+        (0..rows).flat_map(|row| (0..seen).map(move |key| bias(start + row % len, key))).collect();
+    let bias = Tensor::<3>::from_data(TensorData::new(bias, [1, rows, seen]), &scores.device());
     scores.add(bias)
 }

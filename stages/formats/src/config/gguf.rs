@@ -1,85 +1,187 @@
 //! GGUF metadata → [`LlamaConfig`].
 
-use super::{Architecture, LlamaConfig, default_head_dim};
+use std::borrow::Cow;
+
+use super::{Architecture, Biases, LlamaConfig, RopeScaling, SlidingWindow, Yarn, default_head_dim};
+use crate::architecture::{Bias, Window};
 use crate::error::FormatError;
 use crate::gguf::{Gguf, GgufError};
 
 const DOCUMENT: &str = "gguf metadata";
+/// Llama 3's frequency divisors, where a converter has worked them out.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 pub(super) fn read(gguf: &Gguf<'_>) -> Result<LlamaConfig, FormatError> {
-    refuse_what_is_not_computed(gguf)?;
-    let hidden_size = require(gguf, "llama.embedding_length")?;
-    let num_attention_heads = require(gguf, "llama.attention.head_count")?;
-    let num_key_value_heads = size(gguf, "llama.attention.head_count_kv")?.unwrap_or(num_attention_heads);
+    let name = gguf.require_str("general.architecture")?;
+    let architecture = Architecture::from_gguf(name)
+        .ok_or_else(|| unsupported("general.architecture", name, Architecture::gguf_names()))?;
+    let keys = Keys { gguf, prefix: name };
+    keys.refuse_what_is_not_computed()?;
+    let hidden_size = keys.require("embedding_length")?;
+    let num_attention_heads = keys.require("attention.head_count")?;
+    let num_hidden_layers = keys.require("block_count")?;
+    let max_position_embeddings = keys.require("context_length")?;
     LlamaConfig {
-        architecture: Architecture::Llama,
-        vocab_size: vocab_size(gguf)?,
+        architecture,
+        vocab_size: keys.vocab_size()?,
         hidden_size,
-        intermediate_size: require(gguf, "llama.feed_forward_length")?,
-        num_hidden_layers: require(gguf, "llama.block_count")?,
+        intermediate_size: keys.require("feed_forward_length")?,
+        num_hidden_layers,
         num_attention_heads,
-        num_key_value_heads,
-        head_dim: head_dim(gguf, hidden_size, num_attention_heads)?,
-        max_position_embeddings: require(gguf, "llama.context_length")?,
-        rms_norm_eps: as_written(require_f32(gguf, "llama.attention.layer_norm_rms_epsilon")?),
-        rope_theta: gguf.f32("llama.rope.freq_base")?.map_or(10_000.0, as_written),
+        num_key_value_heads: keys.size("attention.head_count_kv")?.unwrap_or(num_attention_heads),
+        head_dim: keys.head_dim(hidden_size, num_attention_heads)?,
+        max_position_embeddings,
+        rms_norm_eps: keys
+            .number("attention.layer_norm_rms_epsilon")?
+            .ok_or_else(|| missing(&keys.name("attention.layer_norm_rms_epsilon")))?,
+        rope_theta: keys.number("rope.freq_base")?.unwrap_or(10_000.0),
         tie_word_embeddings: gguf.tensor("output.weight").is_none(),
         bos_token_id: gguf.u32("tokenizer.ggml.bos_token_id")?,
         eos_token_id: gguf.u32("tokenizer.ggml.eos_token_id")?,
+        rope_scaling: keys.rope_scaling(max_position_embeddings)?,
+        sliding_window: keys.sliding_window(architecture, num_hidden_layers)?,
+        biases: keys.biases(architecture)?,
     }
     .validate(DOCUMENT)
 }
 
-fn refuse_what_is_not_computed(gguf: &Gguf<'_>) -> Result<(), FormatError> {
-    let architecture = gguf.require_str("general.architecture")?;
-    if architecture != "llama" {
-        return Err(unsupported("general.architecture", architecture, "`llama`"));
-    }
-    if let Some(kind) = gguf.str("llama.rope.scaling.type")?.filter(|&kind| kind != "none") {
-        return Err(unsupported("llama.rope.scaling.type", kind, "`none`"));
-    }
-    if gguf.tensor("rope_freqs.weight").is_some() {
-        return Err(unsupported("rope_freqs.weight", "present", "no rope scaling"));
-    }
-    match gguf.u64("llama.expert_count")?.filter(|&count| count > 0) {
-        Some(count) => Err(unsupported("llama.expert_count", &count.to_string(), "`0`")),
-        None => Ok(()),
-    }
+/// The metadata of one architecture: `{prefix}.{key}`.
+struct Keys<'g, 'a> {
+    gguf: &'g Gguf<'a>,
+    prefix: &'a str,
 }
 
-/// The head width: given outright, or by division; key, value and rotated width must agree.
-fn head_dim(gguf: &Gguf<'_>, hidden: usize, heads: usize) -> Result<usize, FormatError> {
-    let dim = match size(gguf, "llama.attention.key_length")? {
-        Some(dim) => dim,
-        None => default_head_dim(DOCUMENT, hidden, heads)?,
-    };
-    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-        if let Some(other) = size(gguf, key)?.filter(|&other| other != dim) {
-            return Err(unsupported(key, &other.to_string(), "the head size"));
+impl Keys<'_, '_> {
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.prefix)
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>, GgufError> {
+        Ok(self.gguf.u64(&self.name(key))?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+    }
+
+    fn require(&self, key: &str) -> Result<usize, FormatError> {
+        self.size(key)?.ok_or_else(|| missing(&self.name(key)))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
+        Ok(self.gguf.f32(&self.name(key))?.map(as_written))
+    }
+
+    fn refuse_what_is_not_computed(&self) -> Result<(), FormatError> {
+        match self.size("expert_count")?.filter(|&count| count > 0) {
+            Some(count) => Err(unsupported(&self.name("expert_count"), &count.to_string(), "`0`")),
+            None => Ok(()),
         }
     }
-    Ok(dim)
-}
 
-/// The embedding's rows say it best; older files have no `llama.vocab_size`.
-fn vocab_size(gguf: &Gguf<'_>) -> Result<usize, FormatError> {
-    if let Some(vocab) = size(gguf, "llama.vocab_size")? {
-        return Ok(vocab);
+    /// The head width: given outright, or by division; key, value and rotated width must agree.
+    fn head_dim(&self, hidden: usize, heads: usize) -> Result<usize, FormatError> {
+        let dim = match self.size("attention.key_length")? {
+            Some(dim) => dim,
+            None => default_head_dim(DOCUMENT, hidden, heads)?,
+        };
+        for key in ["attention.value_length", "rope.dimension_count"] {
+            if let Some(other) = self.size(key)?.filter(|&other| other != dim) {
+                return Err(unsupported(&self.name(key), &other.to_string(), "the head size"));
+            }
+        }
+        Ok(dim)
     }
-    let embedding = gguf.tensor("token_embd.weight");
-    embedding.and_then(|tensor| tensor.shape.first().copied()).ok_or_else(|| missing("llama.vocab_size"))
-}
 
-fn size(gguf: &Gguf<'_>, key: &str) -> Result<Option<usize>, GgufError> {
-    Ok(gguf.u64(key)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
-}
+    /// The embedding's rows say it best; not every file has `{prefix}.vocab_size`.
+    fn vocab_size(&self) -> Result<usize, FormatError> {
+        if let Some(vocab) = self.size("vocab_size")? {
+            return Ok(vocab);
+        }
+        let embedding = self.gguf.tensor("token_embd.weight");
+        embedding
+            .and_then(|tensor| tensor.shape.first().copied())
+            .ok_or_else(|| missing(&self.name("vocab_size")))
+    }
 
-fn require(gguf: &Gguf<'_>, key: &str) -> Result<usize, FormatError> {
-    size(gguf, key)?.ok_or_else(|| missing(key))
-}
+    /// A scaling in the metadata, or the divisors in a tensor; both would be two scalings.
+    fn rope_scaling(&self, context: usize) -> Result<Option<RopeScaling>, FormatError> {
+        let factor = match self.number("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.number("rope.scale_linear")?,
+        };
+        let kind = self.gguf.str(&self.name("rope.scaling.type"))?;
+        // a factor without a type is a linear one
+        let scaling = match kind.unwrap_or(if factor.is_some() { "linear" } else { "none" }) {
+            "none" => None,
+            "linear" => factor.filter(|f| *f != 1.0).map(|factor| RopeScaling::Linear { factor }),
+            "yarn" => Some(RopeScaling::Yarn(self.yarn(factor, context)?)),
+            other => {
+                return Err(unsupported(&self.name("rope.scaling.type"), other, "`none`, `linear`, `yarn`"));
+            }
+        };
+        let Some(tensor) = self.gguf.tensor(ROPE_FACTORS) else { return Ok(scaling) };
+        match scaling {
+            Some(_) => Err(unsupported(ROPE_FACTORS, "present", "no further rope scaling")),
+            // as many values as half a head has, which the configuration's check makes sure of
+            None if tensor.shape.len() == 1 && tensor.row_len() <= 1 << 15 => {
+                Ok(Some(RopeScaling::Factors { factors: tensor.dequantize() }))
+            }
+            None => Err(unsupported(ROPE_FACTORS, &format!("{:?}", tensor.shape), "one value per frequency")),
+        }
+    }
 
-fn require_f32(gguf: &Gguf<'_>, key: &str) -> Result<f32, FormatError> {
-    gguf.f32(key)?.ok_or_else(|| missing(key))
+    fn yarn(&self, factor: Option<f64>, context: usize) -> Result<Yarn, FormatError> {
+        for key in ["rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor"] {
+            if let Some(other) = self.number(key)?.filter(|f| *f != 1.0) {
+                return Err(unsupported(&self.name(key), &other.to_string(), "`1`"));
+            }
+        }
+        if let Some(log) = self.number("rope.scaling.yarn_log_multiplier")?.filter(|f| *f != 0.0) {
+            return Err(unsupported(&self.name("rope.scaling.yarn_log_multiplier"), &log.to_string(), "`0`"));
+        }
+        let factor = factor.ok_or_else(|| missing(&self.name("rope.scaling.factor")))?;
+        Ok(Yarn {
+            factor,
+            attention_factor: Yarn::temperature(factor, 1.0),
+            beta_fast: self.number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+            beta_slow: self.number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            original_max_position_embeddings: self
+                .size("rope.scaling.original_context_length")?
+                .unwrap_or(context),
+            truncate: true,
+        })
+    }
+
+    /// A window over every layer. Files of architectures that window only some layers do not say which.
+    fn sliding_window(
+        &self,
+        architecture: Architecture,
+        layers: usize,
+    ) -> Result<Option<SlidingWindow>, FormatError> {
+        let Some(size) = self.size("attention.sliding_window")?.filter(|size| *size > 0) else {
+            return Ok(None);
+        };
+        if architecture.window == Window::SomeLayers {
+            return Err(unsupported(&self.name("attention.sliding_window"), &size.to_string(), "none"));
+        }
+        Ok(Some(SlidingWindow { size, layers: (0..layers.min(super::MAX_LAYERS)).collect() }))
+    }
+
+    /// Metadata is silent on biases: the first layer's tensors say it.
+    fn biases(&self, architecture: Architecture) -> Result<Biases, FormatError> {
+        let has = |bias: Bias, module: &str| match bias {
+            Bias::Never => false,
+            Bias::Always => true,
+            Bias::Configured => self.gguf.tensor(&format!("blk.0.{module}.bias")).is_some(),
+        };
+        let biases = Biases {
+            qkv: has(architecture.qkv_bias, "attn_q"),
+            output: has(architecture.output_bias, "attn_output"),
+            mlp: has(architecture.mlp_bias, "ffn_gate"),
+        };
+        if architecture.output_bias == Bias::Configured && biases.qkv != biases.output {
+            let supported = "biases of all four attention projections, or of none";
+            return Err(unsupported("blk.0.attn_output.bias", &biases.output.to_string(), supported));
+        }
+        Ok(biases)
+    }
 }
 
 /// GGUF stores an f32 where `config.json` has a decimal. The shortest decimal that names the same
@@ -93,11 +195,11 @@ fn missing(field: &str) -> FormatError {
     FormatError::MissingField { document: DOCUMENT, field: field.to_owned() }
 }
 
-fn unsupported(field: &str, value: &str, supported: &'static str) -> FormatError {
+fn unsupported(field: &str, value: &str, supported: impl Into<Cow<'static, str>>) -> FormatError {
     FormatError::Unsupported {
         document: DOCUMENT,
         field: field.to_owned(),
         value: value.to_owned(),
-        supported,
+        supported: supported.into(),
     }
 }

@@ -92,22 +92,32 @@ fn string(text: &str) -> Vec<u8> {
 
 /// The metadata of a Llama with hidden size 64, two heads, one key-value head and one layer.
 pub(crate) fn llama_metadata() -> Builder {
+    metadata("llama").f32("llama.rope.freq_base", 1e5)
+}
+
+/// The same of any architecture, with the default base of the rotary frequencies.
+pub(crate) fn metadata(name: &str) -> Builder {
+    let key = |key: &str| format!("{name}.{key}");
     Builder::new()
-        .str("general.architecture", "llama")
-        .u32("llama.block_count", 1)
-        .u32("llama.context_length", 128)
-        .u32("llama.embedding_length", 64)
-        .u32("llama.feed_forward_length", 96)
-        .u32("llama.attention.head_count", 2)
-        .u32("llama.attention.head_count_kv", 1)
-        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-        .f32("llama.rope.freq_base", 1e5)
-        .u32("llama.vocab_size", 10)
+        .str("general.architecture", name)
+        .u32(&key("block_count"), 1)
+        .u32(&key("context_length"), 128)
+        .u32(&key("embedding_length"), 64)
+        .u32(&key("feed_forward_length"), 96)
+        .u32(&key("attention.head_count"), 2)
+        .u32(&key("attention.head_count_kv"), 1)
+        .f32(&key("attention.layer_norm_rms_epsilon"), 1e-5)
+        .u32(&key("vocab_size"), 10)
 }
 
 /// That Llama with all its tensors, of several types.
 pub(crate) fn llama() -> Builder {
-    llama_metadata()
+    tensors(llama_metadata())
+}
+
+/// The tensors of a plain Llama of [`metadata`]'s sizes.
+pub(crate) fn tensors(metadata: Builder) -> Builder {
+    metadata
         .typed("token_embd.weight", &[10, 64], 8)
         .typed("blk.0.attn_norm.weight", &[64], 0)
         .typed("blk.0.attn_q.weight", &[64, 64], 3)

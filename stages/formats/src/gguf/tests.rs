@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
-use super::testing::{Builder, llama, llama_metadata, tokenizer};
+use super::testing::{Builder, llama, llama_metadata, metadata, tensors, tokenizer};
 use super::*;
+use crate::config::{Biases, LlamaConfig, RopeScaling};
 use crate::error::FormatError;
 use crate::tokenizer::Tokenizer;
 
@@ -161,14 +162,75 @@ fn a_llama_with_wrong_tensors_is_refused() {
     assert!(matches!(missing, FormatError::MissingTensor { .. }), "{missing}");
     let shape = check(llama_metadata().typed("token_embd.weight", &[11, 64], 8));
     assert!(matches!(shape, FormatError::WrongShape { .. }), "{shape}");
-    for extra in ["blk.0.attn_q.bias", "blk.1.attn_norm.weight"] {
+    for extra in ["blk.0.attn_v.bias", "blk.1.attn_norm.weight", "blk.0.attn_q_norm.weight"] {
         let error = check(llama().typed(extra, &[64], 0));
         assert!(error.to_string().contains(extra), "{error}");
     }
-    let scaled = check(llama().typed("rope_freqs.weight", &[16], 0));
-    assert!(matches!(scaled, FormatError::Unsupported { .. }), "{scaled}");
-    let other = check(Builder::new().str("general.architecture", "qwen2"));
-    assert!(other.to_string().contains("`qwen2`"), "{other}");
+    let biased = check(llama().typed("blk.0.attn_q.bias", &[64], 0));
+    assert!(biased.to_string().contains("attention projections"), "{biased}");
+    let scaled = check(llama().typed("rope_freqs.weight", &[15], 0));
+    assert!(matches!(scaled, FormatError::InvalidField { .. }), "{scaled}");
+    let other = check(Builder::new().str("general.architecture", "mamba"));
+    assert!(other.to_string().contains("`mamba`") && other.to_string().contains("`qwen2`"), "{other}");
+}
+
+/// Values of the projection biases of a layer, as builders fill them: 0, 1, 2 … as bytes.
+fn biased(builder: Builder, modules: &[(&str, u64)]) -> Builder {
+    modules.iter().fold(builder, |b, (module, n)| b.typed(&format!("blk.0.{module}.bias"), &[*n], 0))
+}
+
+#[test]
+fn biases_follow_their_rows() {
+    let modules = [("attn_q", 64), ("attn_k", 32), ("attn_v", 32), ("attn_output", 64)];
+    let file = biased(llama(), &modules).build();
+    let gguf = Gguf::parse(&file).unwrap();
+    let weights = LlamaWeights::new(&gguf).unwrap();
+    assert_eq!(weights.config().biases, Biases { qkv: true, output: true, mlp: false });
+    let q = weights.get("model.layers.0.self_attn.q_proj.bias").unwrap();
+    let (values, stored) = (q.to_f32().unwrap(), q.stored().dequantize());
+    assert_eq!((values[1], values[16], values[33]), (stored[2], stored[1], stored[34]));
+    let v = weights.get("model.layers.0.self_attn.v_proj.bias").unwrap();
+    assert_eq!(v.to_f32().unwrap(), v.stored().dequantize());
+}
+
+#[test]
+fn qwen_files_are_not_permuted() {
+    let modules = [("attn_q", 64), ("attn_k", 32), ("attn_v", 32)];
+    let file = biased(tensors(metadata("qwen2")), &modules).build();
+    let gguf = Gguf::parse(&file).unwrap();
+    let weights = LlamaWeights::new(&gguf).unwrap();
+    assert_eq!(weights.config().architecture.model_type, "qwen2");
+    for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.bias"] {
+        let weight = weights.get(name).unwrap();
+        assert_eq!(weight.to_f32().unwrap(), weight.stored().dequantize(), "{name}");
+    }
+    let norms = |b: Builder| {
+        b.typed("blk.0.attn_q_norm.weight", &[32], 0).typed("blk.0.attn_k_norm.weight", &[32], 0)
+    };
+    let file = norms(tensors(metadata("qwen3").u32("qwen3.attention.key_length", 32))).build();
+    let gguf = Gguf::parse(&file).unwrap();
+    assert!(LlamaWeights::new(&gguf).unwrap().config().architecture.head_norms);
+}
+
+#[test]
+fn rope_scalings_are_read() {
+    let read = |builder: Builder| {
+        let file = builder.build();
+        LlamaConfig::from_gguf(&Gguf::parse(&file).unwrap())
+    };
+    let factors = read(llama().typed("rope_freqs.weight", &[16], 0)).unwrap();
+    assert!(
+        matches!(&factors.rope_scaling, Some(RopeScaling::Factors { factors }) if factors.len() == 16),
+        "{factors:?}"
+    );
+    let linear = read(llama_metadata().f32("llama.rope.scaling.factor", 4.0)).unwrap();
+    assert_eq!(linear.rope_scaling, Some(RopeScaling::Linear { factor: 4.0 }));
+    let yarn = llama_metadata().str("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4.0);
+    let yarn = read(yarn.u32("llama.rope.scaling.original_context_length", 64)).unwrap();
+    let Some(RopeScaling::Yarn(yarn)) = yarn.rope_scaling else { panic!("{yarn:?}") };
+    assert_eq!((yarn.original_max_position_embeddings, yarn.factor), (64, 4.0));
+    let other = read(llama_metadata().str("llama.rope.scaling.type", "longrope")).unwrap_err();
+    assert!(other.to_string().contains("`longrope`"), "{other}");
 }
 
 #[test]
