@@ -11,6 +11,7 @@
     reason = "a test fails by panicking; these helpers stand outside its functions"
 )]
 
+mod architectures;
 mod checkpoints;
 mod evaluation;
 mod generation;

@@ -9,11 +9,14 @@ use qpipe_stages::model::linear::Linear;
 use qpipe_stages::model::llama::{Llama, Weights};
 use qpipe_stages::model::ops::Place;
 
-struct Checkpoint(TensorFile<Vec<u8>>);
+/// Weights straight from a checkpoint's file.
+pub(crate) struct Checkpoint(pub(crate) TensorFile<Vec<u8>>);
 
 impl Checkpoint {
     fn values<const D: usize>(&self, module: &str) -> Result<Tensor<D>, qpipe_formats::FormatError> {
-        let view = self.0.get(&format!("{module}.weight"))?;
+        // a bias is a module of its own
+        let name = if module.ends_with(".bias") { module.to_owned() } else { format!("{module}.weight") };
+        let view = self.0.get(&name)?;
         Ok(Tensor::from_data(TensorData::new(qpipe_formats::to_f32(&view), view.shape), &Device::flex()))
     }
 }

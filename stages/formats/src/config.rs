@@ -46,6 +46,7 @@ pub struct Biases {
 }
 
 impl Biases {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -195,11 +195,10 @@ impl Layer {
             q: projection("self_attn.q_proj", weights)?,
             k: projection("self_attn.k_proj", weights)?,
             v: projection("self_attn.v_proj", weights)?,
-            head_norms: match config.architecture.head_norms {
-                true => {
-                    Some((weights.vector(&at("self_attn.q_norm"))?, weights.vector(&at("self_attn.k_norm"))?))
-                }
-                false => None,
+            head_norms: if config.architecture.head_norms {
+                Some((weights.vector(&at("self_attn.q_norm"))?, weights.vector(&at("self_attn.k_norm"))?))
+            } else {
+                None
             },
             o: projection("self_attn.o_proj", weights)?,
             post_norm: weights.vector(&at("post_attention_layernorm"))?,

@@ -153,9 +153,9 @@ fn mask(scores: Tensor<3>, group: usize, start: usize, window: Option<usize>) ->
     let [_, rows, seen] = scores.dims();
     let len = rows / group;
     let window = window.unwrap_or(usize::MAX);
-    let bias = |query: usize, key: usize| match key <= query && query - key < window {
-        true => 0.0,
-        false => f32::NEG_INFINITY,
+    let bias = |query: usize, key: usize| {
+        let is_seen = key <= query && query - key < window;
+        if is_seen { 0.0 } else { f32::NEG_INFINITY }
     };
     let bias: Vec<f32> =
         (0..rows).flat_map(|row| (0..seen).map(move |key| bias(start + row % len, key))).collect();

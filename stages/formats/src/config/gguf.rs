@@ -110,7 +110,7 @@ impl Keys<'_, '_> {
         // a factor without a type is a linear one
         let scaling = match kind.unwrap_or(if factor.is_some() { "linear" } else { "none" }) {
             "none" => None,
-            "linear" => factor.filter(|f| *f != 1.0).map(|factor| RopeScaling::Linear { factor }),
+            "linear" => factor.filter(|f| !is(*f, 1.0)).map(|factor| RopeScaling::Linear { factor }),
             "yarn" => Some(RopeScaling::Yarn(self.yarn(factor, context)?)),
             other => {
                 return Err(unsupported(&self.name("rope.scaling.type"), other, "`none`, `linear`, `yarn`"));
@@ -129,11 +129,11 @@ impl Keys<'_, '_> {
 
     fn yarn(&self, factor: Option<f64>, context: usize) -> Result<Yarn, FormatError> {
         for key in ["rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor"] {
-            if let Some(other) = self.number(key)?.filter(|f| *f != 1.0) {
+            if let Some(other) = self.number(key)?.filter(|f| !is(*f, 1.0)) {
                 return Err(unsupported(&self.name(key), &other.to_string(), "`1`"));
             }
         }
-        if let Some(log) = self.number("rope.scaling.yarn_log_multiplier")?.filter(|f| *f != 0.0) {
+        if let Some(log) = self.number("rope.scaling.yarn_log_multiplier")?.filter(|f| !is(*f, 0.0)) {
             return Err(unsupported(&self.name("rope.scaling.yarn_log_multiplier"), &log.to_string(), "`0`"));
         }
         let factor = factor.ok_or_else(|| missing(&self.name("rope.scaling.factor")))?;
@@ -182,6 +182,11 @@ impl Keys<'_, '_> {
         }
         Ok(biases)
     }
+}
+
+/// Whether a stored number is exactly this one.
+fn is(value: f64, one: f64) -> bool {
+    value.total_cmp(&one).is_eq()
 }
 
 /// GGUF stores an f32 where `config.json` has a decimal. The shortest decimal that names the same

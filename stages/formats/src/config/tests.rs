@@ -90,6 +90,7 @@ fn defaults_are_those_of_transformers() {
 }
 
 /// A configuration of another architecture with these further fields.
+#[expect(clippy::needless_pass_by_value, reason = "every caller makes the value on the spot")]
 fn of(model_type: &str, fields: serde_json::Value) -> Result<LlamaConfig, FormatError> {
     let mut json: serde_json::Value = serde_json::from_slice(TINY).unwrap();
     for field in ["attention_bias", "mlp_bias", "rope_theta", "head_dim"] {
