@@ -15,7 +15,11 @@ pub(crate) struct Checkpoint(pub(crate) TensorFile<Vec<u8>>);
 impl Checkpoint {
     fn values<const D: usize>(&self, module: &str) -> Result<Tensor<D>, qpipe_formats::FormatError> {
         // a bias is a module of its own
-        let name = if module.ends_with(".bias") { module.to_owned() } else { format!("{module}.weight") };
+        let name = if module.rsplit('.').next() == Some("bias") {
+            module.to_owned()
+        } else {
+            format!("{module}.weight")
+        };
         let view = self.0.get(&name)?;
         Ok(Tensor::from_data(TensorData::new(qpipe_formats::to_f32(&view), view.shape), &Device::flex()))
     }

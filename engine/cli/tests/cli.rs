@@ -104,7 +104,8 @@ fn a_run_by_its_ticket_tells_what_any_other_tells() {
     run(&lab, plain);
     let told = |text: &str| -> Vec<String> {
         let own = |line: &&str| !line.starts_with("record") && !line.starts_with("tables");
-        let untimed = |line: &str| line.split(" · ").filter(|part| !part.ends_with(" ms")).collect::<String>();
+        let untimed =
+            |line: &str| line.split(" · ").filter(|part| !part.ends_with(" ms")).collect::<String>();
         text.lines().filter(own).map(untimed).collect()
     };
     let tickets = || {

@@ -213,7 +213,7 @@ fn what_is_asked_names_the_ticket() {
 fn what_was_read_is_read_again() {
     seen("a changed source", EVERYTHING, |desk| _ = desk.lab.file("data.bin", b"atad"));
     seen("a changed include", EVERYTHING, |desk| {
-        desk.lab.file("base.kdl", BASE.replace("}", "    text more\n}").as_bytes());
+        desk.lab.file("base.kdl", BASE.replace('}', "    text more\n}").as_bytes());
     });
     seen("another variable", 3, |desk| *desk.task.borrow_mut() = "mmlu");
     let desk = Desk::with_ticket();
@@ -266,7 +266,7 @@ fn a_ticket_that_is_damaged_or_whose_record_is_gone_is_none() {
         replace(path, &bytes);
     });
     seen("records of runs removed", 0, |desk| {
-        fs::remove_dir_all(desk.lab.store.root().join("runs")).unwrap()
+        fs::remove_dir_all(desk.lab.store.root().join("runs")).unwrap();
     });
     for file in ["plan.json", "table.md", "table.csv", "table.json", "events.jsonl", "run.json"] {
         seen(file, 0, |desk| {

@@ -47,7 +47,7 @@ pub fn quantization_config(json: &[u8]) -> Result<Option<QuantizationConfig>, Fo
             document: DOCUMENT,
             field,
             value,
-            supported: "`bitsandbytes`",
+            supported: "`bitsandbytes`".into(),
         });
     }
     if !(config.llm_int8_threshold.is_finite() && config.llm_int8_threshold >= 0.0) {

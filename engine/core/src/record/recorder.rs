@@ -96,7 +96,7 @@ impl Recorder {
         ];
         self.faults.extend(written.into_iter().filter_map(Result::err));
         let model = match text {
-            Ok((text, middle)) if self.is_model(&head) => Model::of(&self.dir, &head.run, (&text, middle)),
+            Ok((text, middle)) if self.is_model(&head) => Model::of(&self.dir, &head.run, &text, middle),
             Ok(_) => None,
             Err(fault) => {
                 self.faults.push(fault);

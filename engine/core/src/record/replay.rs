@@ -69,7 +69,7 @@ impl Part {
 
 impl Model {
     /// The model that a finished record is; `None` if it cannot be read back as one.
-    pub(super) fn of(dir: &Path, run: &RunId, run_json: (&[u8], Range<usize>)) -> Option<Self> {
+    pub(super) fn of(dir: &Path, run: &RunId, run_json: &[u8], middle: Range<usize>) -> Option<Self> {
         let whole = |name: &&str| match fs::read(dir.join(name)) {
             Ok(text) => Some(Some(Part::of(&text, 0, text.len()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
@@ -82,7 +82,7 @@ impl Model {
             run: run.clone(),
             same: SAME.iter().map(whole).collect::<Option<_>>()?,
             events: (first <= last).then(|| Part::of(&events, first, last))?,
-            middle: Part::of(run_json.0, run_json.1.start, run_json.1.end),
+            middle: Part::of(run_json, middle.start, middle.end),
         })
     }
 }
@@ -195,5 +195,5 @@ mod tests {
         assert_eq!(log, b"{\"at_unix_ms\":999,\"a\":111}\n{\"at_unix_ms\":999,\"b\":1}\n");
         assert!(set_time(&mut log, b"99").is_none() && set_time(&mut log, b"9999").is_none());
         assert!(set_time(&mut b"{}\n".to_vec(), b"999").is_none());
-        }
+    }
 }
