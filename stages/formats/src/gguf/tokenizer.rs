@@ -7,7 +7,7 @@
 //! | `tokenizer.ggml.pre` | splits before BPE |
 //! |---|---|
 //! | `smollm` | every digit alone, then the GPT-2 pattern |
-//! | `gpt-2`, `default` | the GPT-2 pattern |
+//! | `gpt-2` | the GPT-2 pattern |
 //! | `qwen2` | NFC first, then the Qwen2 pattern: Llama 3's with every digit alone |
 //! | `llama-bpe` | the Llama 3 pattern; words in the vocabulary skip the merges; BOS by default |
 
@@ -90,10 +90,10 @@ pub(crate) fn rebuild(gguf: &Gguf<'_>) -> Result<Rebuilt, FormatError> {
 fn pre_tokenizer_name(name: &str) -> Result<Pre, TokenizerError> {
     match name {
         "smollm" => Ok(Pre::SmolLm),
-        "gpt-2" | "default" => Ok(Pre::Gpt2),
+        "gpt-2" => Ok(Pre::Gpt2),
         "llama-bpe" => Ok(Pre::LlamaBpe),
         "qwen2" => Ok(Pre::Qwen2),
-        other => Err(unsupported(PRE, other, "`smollm`, `gpt-2`, `default`, `llama-bpe`, `qwen2`")),
+        other => Err(unsupported(PRE, other, "`smollm`, `gpt-2`, `llama-bpe`, `qwen2`")),
     }
 }
 
