@@ -52,7 +52,7 @@ impl Results {
 impl Found {
     /// What this result is, and which file says so: another record under the same key has another seal.
     pub fn seal(&self) -> Digest {
-        Digest::of_bytes(self.bytes())
+        Digest::of_bytes_here(self.bytes())
     }
 }
 
@@ -71,7 +71,7 @@ impl Store {
     pub fn ticket(&self, name: &Digest) -> Option<Vec<u8>> {
         let mut text = fs::read(self.ticket_path(name)).ok()?;
         let (digest, body) = text.strip_prefix(MAGIC)?.split_first_chunk::<DIGEST>()?;
-        (Digest::of_bytes(body).as_bytes() == digest).then_some(())?;
+        (Digest::of_bytes_here(body).as_bytes() == digest).then_some(())?;
         text.drain(..MAGIC.len() + DIGEST);
         Some(text)
     }
@@ -83,7 +83,7 @@ impl Store {
     pub fn keep_ticket(&self, name: &Digest, body: &[u8]) -> Result<(), StoreError> {
         let mut text = Vec::with_capacity(MAGIC.len() + DIGEST + body.len());
         text.extend(MAGIC);
-        text.extend(Digest::of_bytes(body).as_bytes());
+        text.extend(Digest::of_bytes_here(body).as_bytes());
         text.extend(body);
         self.publish_advisory(&text, &self.ticket_path(name))?;
         let mut tickets = self.tickets()?;
@@ -118,7 +118,7 @@ impl Store {
         self.flush_marks().ok()?;
         let marks = identify(&self.layout().marks()).ok()??;
         let numbers = [marks.bytes, marks.inode, marks.mtime_ns as u64, marks.ctime_ns as u64];
-        Some(Digest::of_bytes(numbers.map(u64::to_le_bytes).as_flattened()))
+        Some(Digest::of_bytes_here(numbers.map(u64::to_le_bytes).as_flattened()))
     }
 
     fn ticket_path(&self, name: &Digest) -> PathBuf {

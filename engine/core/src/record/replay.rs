@@ -52,7 +52,7 @@ struct Part {
 impl Part {
     fn of(file: &[u8], start: usize, end: usize) -> Self {
         let part = &file[start..end];
-        Self { start: start as u64, bytes: part.len() as u64, digest: Digest::of_bytes(part) }
+        Self { start: start as u64, bytes: part.len() as u64, digest: Digest::of_bytes_here(part) }
     }
 
     /// Appends the part, if it still is what it was.
@@ -62,7 +62,7 @@ impl Part {
         let before = out.len();
         out.reserve_exact(usize::try_from(self.bytes).map_err(io::Error::other)?);
         let read = file.take(self.bytes).read_to_end(out)?;
-        let same = read as u64 == self.bytes && Digest::of_bytes(&out[before..]) == self.digest;
+        let same = read as u64 == self.bytes && Digest::of_bytes_here(&out[before..]) == self.digest;
         if same { Ok(()) } else { Err(io::Error::other("it is not what it was")) }
     }
 }

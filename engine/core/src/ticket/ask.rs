@@ -45,7 +45,7 @@ impl Ask<'_> {
             put(stage.spec().kind.as_bytes());
             put(&stage.spec().semantics.to_le_bytes());
         }
-        Digest::of_bytes(&bytes)
+        Digest::of_bytes_here(&bytes)
     }
 }
 
@@ -70,7 +70,7 @@ impl Watched {
     /// Those of `read`.
     pub fn text(&self, path: &Path, read: impl FnOnce(&Path) -> io::Result<String>) -> io::Result<String> {
         let text = read(path)?;
-        self.texts.borrow_mut().insert(path.to_owned(), Digest::of_bytes(text.as_bytes()));
+        self.texts.borrow_mut().insert(path.to_owned(), Digest::of_bytes_here(text.as_bytes()));
         Ok(text)
     }
 

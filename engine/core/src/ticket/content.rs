@@ -65,7 +65,7 @@ impl Note {
         same_env.then_some(())?;
         let again = |(path, digest): &(PathBuf, Digest)| {
             let text = (options.files)(path).ok()?;
-            (Digest::of_bytes(text.as_bytes()) == *digest).then_some(text)
+            (Digest::of_bytes_here(text.as_bytes()) == *digest).then_some(text)
         };
         self.texts.iter().map(again).collect()
     }
