@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::digest::Digest;
@@ -15,6 +17,16 @@ use crate::store::Disk;
 
 const MAGIC: &[u8; 16] = b"qpipe-marks 1\n\0\0";
 const DIGEST: usize = 32;
+
+/// The digest at the end of a file of marks: of all that is remembered. Times would not do, since a file may be written
+/// twice within the clock's tick.
+pub(crate) fn stamp(path: &Path) -> Option<Digest> {
+    let mut file = fs::File::open(path).ok()?;
+    let mut tail = [0; DIGEST];
+    file.seek(SeekFrom::End(-(DIGEST as i64))).ok()?;
+    file.read_exact(&mut tail).ok()?;
+    Some(Digest::from_bytes(tail))
+}
 
 type Map = HashMap<[u8; DIGEST], [u8; DIGEST]>;
 
