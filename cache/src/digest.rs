@@ -95,6 +95,22 @@ impl Digest {
     }
 }
 
+/// A digest of bytes that come in pieces, on this core alone; what [`Digest::of_bytes_here`] says of all of them.
+#[derive(Clone, Debug, Default)]
+pub struct Pieces(blake3::Hasher);
+
+impl Pieces {
+    /// Adds the next piece.
+    pub fn add(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of all that was added.
+    pub fn digest(&self) -> Digest {
+        Digest::finish(&self.0)
+    }
+}
+
 /// Feeds `bytes` to `hasher`, over several cores when there is enough of them.
 pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     if bytes.len() >= PARALLEL_BYTES {

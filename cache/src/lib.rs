@@ -73,7 +73,7 @@ pub mod verify;
 pub use batch::Answer;
 pub use blob::BlobWriter;
 pub use commit::Lookup;
-pub use digest::{Digest, DigestError};
+pub use digest::{Digest, DigestError, Pieces};
 pub use error::{BlobFault, RecordFault, RecordFlaw, StoreError};
 pub use evict::Why;
 pub use gc::{DEFAULT_GRACE, Evicted, GcMode, GcOptions, GcReport, Kept};

@@ -25,6 +25,7 @@ use crate::store::Store;
 const MAGIC: &[u8; 16] = b"qpipe-ticket 1\n\0";
 const DIGEST: usize = 32;
 const SUFFIX: &str = "ticket";
+const HASHED_AT_ONCE: usize = 64 << 10;
 
 /// Most tickets of a store.
 const MOST: usize = 64;
@@ -35,34 +36,27 @@ const MOST_BYTES: u64 = 256 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Results {
     hasher: blake3::Hasher,
+    /// Not hashed yet: many results at once take a fraction of what they take one by one.
+    waiting: Vec<u8>,
 }
 
 impl Results {
     /// Adds the result of the next action.
-    pub fn add(&mut self, seal: &Digest) {
-        self.hasher.update(seal.as_bytes());
+    pub fn add(&mut self, result: &Found) {
+        let bytes = result.bytes();
+        self.waiting.extend((bytes.len() as u64).to_le_bytes());
+        self.waiting.extend(bytes);
+        if self.waiting.len() >= HASHED_AT_ONCE {
+            self.hasher.update(&self.waiting);
+            self.waiting.clear();
+        }
     }
 
     /// The digest of all that was added, in order.
     pub fn digest(&self) -> Digest {
-        Digest::finish(&self.hasher)
-    }
-}
-
-impl Found {
-    /// What this result is, and which file says so: another record under the same key has another seal.
-    pub fn seal(&self) -> Digest {
-        Digest::of_bytes_here(self.bytes())
-    }
-}
-
-impl Answer {
-    /// The seal of a hit.
-    pub fn seal(&self) -> Option<Digest> {
-        match self {
-            Self::Hit(found) => Some(found.seal()),
-            Self::Absent | Self::Damaged(_) => None,
-        }
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.waiting);
+        Digest::finish(&hasher)
     }
 }
 
@@ -107,7 +101,8 @@ impl Store {
     pub fn confirm(&self, keys: &[ActionKey]) -> Option<Digest> {
         let mut results = Results::default();
         for answer in self.lookup_many(keys) {
-            results.add(&answer.seal()?);
+            let Answer::Hit(found) = answer else { return None };
+            results.add(&found);
         }
         Some(results.digest())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qpipe_cache::{ActionKey, Answer, Digest, KeyDoc, Store};
+use qpipe_cache::{ActionKey, Answer, Digest, Found, KeyDoc, Store};
 use qpipe_sdk::StageRegistry;
 use rayon::prelude::*;
 
@@ -31,8 +31,8 @@ pub struct PlannedNode {
     /// Digests of what the node reads from outside the study, by source name.
     pub sources: BTreeMap<String, Digest>,
     pub state: NodeState,
-    /// Of a hit: which record it is.
-    pub(crate) seal: Option<Digest>,
+    /// Of a hit: its record.
+    pub(crate) found: Option<Found>,
 }
 
 /// Plans every node. Nothing runs; files that stages read are linked and hashed, so a missing one is an error
@@ -121,16 +121,18 @@ fn look_up(assessor: &Assessor<'_>, layer: Vec<Prepared>) -> Vec<PlannedNode> {
     let keys: Vec<ActionKey> = layer.iter().filter(asked).filter_map(key).collect();
     let mut answers = assessor.store.lookup_many(&keys).into_iter();
     let node = |Prepared { id, sources, key }| {
-        let mut seal = None;
+        let mut found = None;
         let state = match key {
             Err(on) => NodeState::Pending { on },
             Ok((doc, _)) => {
                 let answer = if assessor.force.applies(id) { None } else { answers.next() };
-                seal = answer.as_ref().and_then(Answer::seal);
+                if let Some(Answer::Hit(hit)) = &answer {
+                    found = Some(hit.clone());
+                }
                 assessor.state(assessor.node(id), doc, answer)
             }
         };
-        PlannedNode { id, sources, state, seal }
+        PlannedNode { id, sources, state, found }
     };
     layer.into_iter().map(node).collect()
 }

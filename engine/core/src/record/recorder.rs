@@ -1,7 +1,7 @@
 //! Writes a run's record while it runs.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -200,7 +200,12 @@ fn write_csv(path: &Path, table: &StudyTable) -> Result<(), RecordError> {
 
 /// Whole or not at all: a reader never sees half a file.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
+    write_with(path, |file| file.write_all(bytes)).map_err(RecordError::io("write", path))
+}
+
+/// Writes a file under another name, then gives it its own.
+pub(super) fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let staged = path.with_extension("partial");
-    fs::write(&staged, bytes).map_err(RecordError::io("write", &staged))?;
-    fs::rename(&staged, path).map_err(RecordError::io("rename", path))
+    fill(&mut File::create(&staged)?)?;
+    fs::rename(&staged, path)
 }

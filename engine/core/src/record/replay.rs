@@ -4,17 +4,17 @@
 //! part that says nothing of the run. A part is believed only with the digest it had when it was written.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use qpipe_cache::Digest;
+use qpipe_cache::{Digest, Pieces};
 use serde::{Deserialize, Serialize};
 
 use super::error::RecordError;
 use super::id::RunId;
-use super::recorder::{begin, write};
+use super::recorder::{begin, write, write_with};
 use super::summary::include_name;
 use super::text::{RunHead, run_text};
 use crate::run::{EVENTS_SCHEMA, RunEvent, RunEventKind};
@@ -25,6 +25,9 @@ const SAME: [&str; 5] = ["plan.json", "table.md", "table.csv", "table.json", SAM
 pub(super) const SAMPLES: &str = "samples.json";
 pub(super) const EVENTS: &str = "events.jsonl";
 pub(super) const RUN: &str = "run.json";
+
+/// Bytes that are copied at a time.
+const PIECE: usize = 64 << 10;
 
 /// Every line of the log begins so, and goes on with the milliseconds since the Unix epoch.
 const LINE_START: &[u8] = b"{\"at_unix_ms\":";
@@ -62,8 +65,31 @@ impl Part {
         let before = out.len();
         out.reserve_exact(usize::try_from(self.bytes).map_err(io::Error::other)?);
         let read = file.take(self.bytes).read_to_end(out)?;
-        let same = read as u64 == self.bytes && Digest::of_bytes_here(&out[before..]) == self.digest;
-        if same { Ok(()) } else { Err(io::Error::other("it is not what it was")) }
+        self.check(read as u64, Digest::of_bytes_here(&out[before..]))
+    }
+
+    /// Copies the part to the beginning of another file, a piece at a time, and fails if it was not what it was.
+    fn copy(&self, from: &Path, to: &mut File, piece: &mut [u8]) -> io::Result<()> {
+        let mut file = File::open(from)?;
+        file.seek(SeekFrom::Start(self.start))?;
+        let (mut file, mut copied, mut seen) = (file.take(self.bytes), 0, Pieces::default());
+        loop {
+            let read = file.read(piece)?;
+            if read == 0 {
+                return self.check(copied, seen.digest());
+            }
+            seen.add(&piece[..read]);
+            to.write_all(&piece[..read])?;
+            copied += read as u64;
+        }
+    }
+
+    fn check(&self, bytes: u64, digest: Digest) -> io::Result<()> {
+        if (bytes, digest) == (self.bytes, self.digest) {
+            Ok(())
+        } else {
+            Err(io::Error::other("it is not what it was"))
+        }
     }
 }
 
@@ -121,13 +147,12 @@ impl Replay<'_> {
 
     fn files(&self, runs: &Path, dir: &Path, run: &RunId, started: &str) -> Result<Replayed, RecordError> {
         let from = runs.join(&self.model.run.0);
-        let mut text = Vec::new();
+        let mut piece = vec![0; PIECE];
         for (name, part) in SAME.iter().zip(&self.model.same) {
             let Some(part) = part else { continue };
-            text.clear();
-            let path = from.join(name);
-            part.read(&path, &mut text).map_err(RecordError::io("copy", &path))?;
-            write(&dir.join(name), &text)?;
+            let (path, to) = (from.join(name), dir.join(name));
+            write_with(&to, |file| part.copy(&path, file, &mut piece))
+                .map_err(RecordError::io("copy", &path))?;
         }
         write(&dir.join("manifest.kdl"), self.manifest.as_bytes())?;
         for (index, (include, text)) in self.head.includes.iter().zip(self.includes).enumerate() {

@@ -40,7 +40,7 @@ fn content(store: &Store, watched: &Watched, cached: Cached<'_>) -> Option<Conte
     let model = recorded.model.clone()?;
     let (mut results, mut keys) = (Results::default(), Vec::with_capacity(plan.nodes.len()));
     for node in &plan.nodes {
-        results.add(&node.seal?);
+        results.add(node.found.as_ref()?);
         keys.push(node.state.key()?);
     }
     let includes = study.sources.includes().iter();
