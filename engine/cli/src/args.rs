@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use qpipe_cache::ActionKey;
 
-pub use run::{Failure, Format, Gpus, RunArgs, SelectArgs, SlotArgs};
+pub use run::{AskedArgs, Failure, Format, Gpus, RunArgs, SelectArgs, SlotArgs};
 
 /// Declarative pipelines for model-quantization studies.
 #[derive(Debug, Parser)]
@@ -90,9 +90,8 @@ pub struct StudyArgs {
 pub struct PlanArgs {
     #[command(flatten)]
     pub study: StudyArgs,
-    /// Plan as `run --force` would.
-    #[arg(long)]
-    pub force: bool,
+    #[command(flatten)]
+    pub asked: AskedArgs,
     /// The plan as JSON.
     #[arg(long)]
     pub json: bool,

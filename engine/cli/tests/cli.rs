@@ -183,6 +183,26 @@ fn a_plan_names_the_changed_field_and_its_place() {
 }
 
 #[test]
+fn a_plan_is_of_what_a_run_with_the_same_options_would_do() {
+    let lab = Lab::new();
+    run(&lab, &[]);
+    let changed = manifest(&lab, &MANIFEST.replace("scheme nf4", "scheme nf3"));
+    let plan = |options: &[&str]| {
+        let ended = qpipe(&lab, &[&["plan", changed.to_str().unwrap()], options].concat());
+        (ended.exit.code(), ended.err)
+    };
+    let counts = |text: &str| (0, format!("{text}\n"));
+    assert_eq!(plan(&["--until", "weights"]), counts("hit 3 · miss 1 · pending 0"));
+    assert_eq!(plan(&["--only", "weights"]), counts("hit 3 · miss 1 · pending 0"));
+    assert_eq!(plan(&["--from", "quality/baseline"]), counts("hit 1 · miss 1 · pending 1"));
+    assert_eq!(plan(&["--only", "base", "--force"]), counts("hit 0 · miss 1 · pending 0"));
+    assert_eq!(plan(&["--force=base"]), counts("hit 0 · miss 1 · pending 6"));
+    let (code, text) = plan(&["--only", "quality"]);
+    assert!(code != 0 && text.contains("qpipe::select::missing_input"), "{text}");
+    assert!(plan(&["--only", "wights"]).1.contains("did you mean `weights`"));
+}
+
+#[test]
 fn events_as_json_lines_are_all_that_is_on_stdout() {
     let lab = Lab::new();
     let ended = run(&lab, &["--format", "jsonl"]);

@@ -4,8 +4,10 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use qpipe_engine::graph::Study;
 use qpipe_engine::limits::{Limits, PerStage, Retry, parse_bytes, parse_duration};
-use qpipe_engine::run::{FailureMode, Selection};
+use qpipe_engine::plan::Force;
+use qpipe_engine::run::{FailureMode, Goals, SelectError, Selection, named};
 
 use super::StudyArgs;
 
@@ -14,10 +16,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub study: StudyArgs,
     #[command(flatten)]
-    pub select: SelectArgs,
-    /// Run again what the store holds: every node, or those of `STAGE`, `STAGE/CELL` or `/CELL`; repeatable.
-    #[arg(long, value_name = "STAGE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub force: Vec<String>,
+    pub asked: AskedArgs,
     #[command(flatten)]
     pub slots: SlotArgs,
     /// What a failed stage means for the others; by default what the manifest says, or else fail-fast.
@@ -39,6 +38,16 @@ pub struct RunArgs {
     /// A table for a person, or the run's events as JSON lines.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+}
+
+/// What of the study is asked for, by a run or by its plan.
+#[derive(Debug, Args)]
+pub struct AskedArgs {
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Run again what the store holds: every node, or those of `STAGE`, `STAGE/CELL` or `/CELL`; repeatable.
+    #[arg(long, value_name = "STAGE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub force: Vec<String>,
 }
 
 /// Which part of the study is asked for. A node is named by `STAGE` (in every cell), `STAGE/CELL` or `/CELL`.
@@ -106,6 +115,27 @@ impl SelectArgs {
     }
 }
 
+impl AskedArgs {
+    /// Whether the whole study is, and what the store holds is taken.
+    pub fn is_usual(&self) -> bool {
+        self.select.selection().is_everything() && self.force.is_empty()
+    }
+
+    /// The selected nodes, `None` for all.
+    pub fn goals(&self, study: &Study) -> Result<Option<Goals>, SelectError> {
+        self.select.selection().goals(study)
+    }
+
+    /// `--force` runs what was selected again, `--force=STAGE` that stage.
+    pub fn forced(&self, study: &Study) -> Result<Force, SelectError> {
+        let names: Vec<String> = self.force.iter().filter(|name| !name.is_empty()).cloned().collect();
+        if names.len() == self.force.len() {
+            return Ok(if names.is_empty() { Force::Nothing } else { Force::Nodes(named(study, &names)?) });
+        }
+        Ok(self.goals(study)?.map_or(Force::Everything, |goals| Force::Nodes(goals.nodes)))
+    }
+}
+
 impl RunArgs {
     /// The limits that the command line states; of two for one name the last counts.
     pub fn limits(&self, below: &Limits) -> Limits {
@@ -162,9 +192,9 @@ mod tests {
 
     #[test]
     fn force_takes_stages_only_behind_an_equals_sign() {
-        assert!(parsed(&[]).force.is_empty());
-        assert_eq!(parsed(&["--force"]).force, [""]);
-        assert_eq!(parsed(&["--force=weights", "--force=a/b=c"]).force, ["weights", "a/b=c"]);
+        assert!(parsed(&[]).asked.force.is_empty());
+        assert_eq!(parsed(&["--force"]).asked.force, [""]);
+        assert_eq!(parsed(&["--force=weights", "--force=a/b=c"]).asked.force, ["weights", "a/b=c"]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl<'a> Tickets<'a> {
     /// run elsewhere, or names must be checked against the study.
     pub(super) fn new(args: &'a RunArgs, text: &'a Text) -> Option<Self> {
         let names_stages = args.timeout.iter().any(|(stage, _)| stage.is_some());
-        let whole = args.select.selection().is_everything() && args.force.is_empty();
+        let whole = args.asked.is_usual();
         (whole && args.isolate.is_empty() && !names_stages).then_some(())?;
         Some(Self { args, text, here: text.here.as_deref()?, tool: tool()? })
     }

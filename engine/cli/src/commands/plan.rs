@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use qpipe_cache::Store;
-use qpipe_engine::plan::{self, Force, PlanDoc, PlanNodeDoc, PlanOptions, PlanStateDoc};
+use qpipe_engine::plan::{self, PlanDoc, PlanNodeDoc, PlanOptions, PlanStateDoc};
+use qpipe_engine::run;
 use qpipe_sdk::StageRegistry;
 
 use super::study::{self, Loaded};
@@ -20,8 +21,14 @@ pub(super) fn plan(
 ) -> Result<Exit, CliError> {
     let Loaded { study, registry } = study::load(registry, &args.study)?;
     let store = Store::open(store)?;
-    let plan = plan::plan(&study, &registry, &store, &PlanOptions { force: force(args.force) })?;
-    let doc = PlanDoc::new(&study, &plan);
+    let (goals, force) = (args.asked.goals(&study)?, args.asked.forced(&study)?);
+    let plan = plan::plan(&study, &registry, &store, &PlanOptions { force })?;
+    if let Some(goals) = &goals {
+        goals.check(&study, &plan)?;
+    }
+    let needed = run::needed(&study, &plan, goals.as_ref());
+    let mut doc = PlanDoc::new(&study, &plan);
+    doc.nodes.retain(|node| needed[node.node]);
     if args.json {
         printer.data(&serde_json::to_string_pretty(&doc)?);
         return Ok(Exit::Ok);
@@ -30,11 +37,6 @@ pub(super) fn plan(
     printer.columns(&rows);
     printer.human(&counts(&doc));
     Ok(Exit::Ok)
-}
-
-/// `--force` as the engine's word.
-pub(super) fn force(everything: bool) -> Force {
-    if everything { Force::Everything } else { Force::Nothing }
 }
 
 /// One line per node, and one more for each further reason.

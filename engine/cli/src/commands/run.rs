@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
-use qpipe_engine::plan::{self, Force, NodeState, Plan, PlanOptions};
+use qpipe_engine::plan::{self, NodeState, Plan, PlanOptions};
 use qpipe_engine::record::{self, Recorded, Recorder};
 use qpipe_engine::report::{self, HumanReporter, Overview, StudyTable};
 use qpipe_engine::run::{self, RunEvent, RunEventKind, RunObserver, RunOptions, RunOutcome, RunResult};
@@ -46,7 +46,7 @@ pub(super) fn run(
     // plugins are programs, which no ticket knows
     let tickets = tickets.filter(|_| loaded.kinds().count() == registry.kinds().count());
     let registry = isolated(loaded, &args.isolate)?;
-    let (options, force) = (options(&study, args, cancel)?, force(&study, args)?);
+    let (options, force) = (options(&study, args, cancel)?, args.asked.forced(&study)?);
     fetch::fetch(&study, &registry, printer, cancel)?;
     let store = store.map_or_else(|| Store::open(&all.store), Ok)?;
     let plan = plan::plan(&study, &registry, &store, &PlanOptions { force })?;
@@ -111,7 +111,7 @@ fn options(study: &Study, args: &RunArgs, cancel: &Cancel) -> Result<RunOptions,
         jobs: args.slots.jobs,
         limits,
         grace: args.grace,
-        goals: args.select.selection().goals(study)?,
+        goals: args.asked.goals(study)?,
         cancel: cancel.clone(),
         ..RunOptions::default()
     })
@@ -124,16 +124,6 @@ fn with_machine(options: RunOptions, plan: &Plan, args: &RunArgs) -> RunOptions 
     }
     let memory = args.slots.memory.or_else(machine::memory);
     RunOptions { gpus: machine::gpus(&args.slots.gpus), memory, ..options }
-}
-
-/// `--force` runs what was selected again, `--force=STAGE` that stage.
-fn force(study: &Study, args: &RunArgs) -> Result<Force, CliError> {
-    let named: Vec<String> = args.force.iter().filter(|name| !name.is_empty()).cloned().collect();
-    if named.len() == args.force.len() {
-        return Ok(if named.is_empty() { Force::Nothing } else { Force::Nodes(run::named(study, &named)?) });
-    }
-    let goals = args.select.selection().goals(study)?;
-    Ok(goals.map_or(Force::Everything, |goals| Force::Nodes(goals.nodes)))
 }
 
 /// The record, if it can be had: a run is worth more than its record.

@@ -33,4 +33,4 @@ pub use dispatch::run;
 pub use event::{EVENTS_SCHEMA, RunEvent, RunEventKind, RunObserver};
 pub use options::{FailureMode, RunOptions};
 pub use result::{Counts, How, NodeResult, RunOutcome, RunResult};
-pub use select::{Goals, SelectError, Selection, check_stage_names, named};
+pub use select::{Goals, SelectError, Selection, check_stage_names, named, needed};

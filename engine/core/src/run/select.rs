@@ -184,7 +184,7 @@ impl Goals {
 
 /// Per node: whether the run may have to run it. Of what is no goal, that is what an unfinished goal needs and the
 /// store does not hold.
-pub(super) fn needed(study: &Study, plan: &Plan, goals: Option<&Goals>) -> Vec<bool> {
+pub fn needed(study: &Study, plan: &Plan, goals: Option<&Goals>) -> Vec<bool> {
     let Some(goals) = goals else { return vec![true; study.nodes.len()] };
     let mut needed: Vec<bool> = study.nodes.iter().map(|node| goals.nodes.contains(&node.id)).collect();
     for node in study.nodes.iter().rev() {
