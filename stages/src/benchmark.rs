@@ -30,7 +30,7 @@ impl Default for Benchmark {
         Self {
             spec: StageSpec {
                 kind: "benchmark",
-                semantics: 2,
+                semantics: 3,
                 doc: "Measures loading, prefill, decoding and memory on this machine.",
                 inputs: vec![PortSpec {
                     name: "model",

@@ -100,7 +100,7 @@ impl Default for Evaluate {
         Self {
             spec: StageSpec {
                 kind: "evaluate",
-                semantics: 3,
+                semantics: 4,
                 doc: "Scores a model on tasks, keeping every item's log-likelihoods; with `against`, compares it with \
                       another model on the same items.",
                 inputs: vec![

@@ -35,7 +35,7 @@ impl Default for Generate {
         Self {
             spec: StageSpec {
                 kind: "generate",
-                semantics: 1,
+                semantics: 2,
                 doc: "Continues prompts, and keeps the texts with their token ids.",
                 inputs: vec![PortSpec {
                     name: "model",

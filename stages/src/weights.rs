@@ -15,7 +15,7 @@ use qpipe_sdk::{Artifact, StageError};
 use crate::artifact::{Encoding, ModelArtifact, Module, TensorRef};
 use crate::device::ComputeDevice;
 use crate::model::compute::ComputeDtype;
-use crate::model::linear::{BlobSlice, Int8Product, Linear, PackedCodes, PackedWeight};
+use crate::model::linear::{BlobSlice, Int8Product, Linear, Matrix, PackedCodes, PackedWeight};
 use crate::model::llama::{Llama, Weights};
 use crate::model::ops::Place;
 
@@ -37,7 +37,7 @@ pub fn load_model(
     let tokenizer = read_tokenizer(store, &model.tokenizer, &model.config)?;
     let place = if device == ComputeDevice::Cpu { Place::Host } else { Place::Device };
     let device = device.device();
-    let mut reader = Reader { blobs: BlobReader::new(store), model: &model, device: device.clone() };
+    let mut reader = Reader { blobs: BlobReader::new(store), model: &model, place, device: device.clone() };
     let llama = Llama::build(&model.config, model.compute_dtype, &device, place, positions, &mut reader)?;
     Ok(LoadedModel { artifact: model, llama, tokenizer })
 }
@@ -99,6 +99,7 @@ impl<'a> BlobReader<'a> {
 struct Reader<'a> {
     blobs: BlobReader<'a>,
     model: &'a ModelArtifact,
+    place: Place,
     device: Device,
 }
 
@@ -108,14 +109,16 @@ impl Reader<'_> {
         self.model.modules.get(name).ok_or_else(missing)
     }
 
-    fn dense<const D: usize>(&mut self, name: &str) -> Result<Tensor<D>, StageError> {
-        let module = self.module(name)?.clone();
-        if module.encoding != Encoding::Dense || module.shape.len() != D {
-            return Err(StageError::config(format!("module `{name}` is not a dense tensor of rank {D}")));
-        }
+    /// A dense tensor's values, rounded to the compute dtype, and its shape.
+    fn dense<const D: usize>(&self, name: &str) -> Result<(Vec<f32>, [usize; D]), StageError> {
+        let module = self.module(name)?;
+        let shape = module.shape.as_slice().try_into().ok().filter(|_| module.encoding == Encoding::Dense);
+        let shape = shape.ok_or_else(|| {
+            StageError::config(format!("module `{name}` is not a dense tensor of rank {D}"))
+        })?;
         let mut values = self.blobs.values(module.part("weight")?)?;
         qpipe_codecs::round_slice(&mut values, self.model.compute_dtype.rounding());
-        Ok(Tensor::from_data(TensorData::new(values, module.shape), &self.device))
+        Ok((values, shape))
     }
 }
 
@@ -123,17 +126,22 @@ impl Weights for Reader<'_> {
     type Error = StageError;
 
     fn vector(&mut self, module: &str) -> Result<Tensor<1>, StageError> {
-        self.dense(module)
+        let (values, shape) = self.dense::<1>(module)?;
+        Ok(Tensor::from_data(TensorData::new(values, shape), &self.device))
     }
 
-    fn matrix(&mut self, module: &str) -> Result<Tensor<2>, StageError> {
-        self.dense(module)
+    fn matrix(&mut self, module: &str) -> Result<Matrix, StageError> {
+        let (values, shape) = self.dense(module)?;
+        Ok(match self.place {
+            Place::Host => Matrix::Host { values: values.into(), shape },
+            Place::Device => Tensor::from_data(TensorData::new(values, shape), &self.device).into(),
+        })
     }
 
     fn linear(&mut self, name: &str) -> Result<Linear, StageError> {
         let module = self.module(name)?.clone();
         if module.encoding == Encoding::Dense {
-            return self.dense(name).map(Linear::Dense);
+            return self.matrix(name).map(Linear::Dense);
         }
         packed(&self.blobs, name, &module).map(|weight| Linear::Packed(weight.into()))
     }

@@ -31,7 +31,7 @@ fn folders() -> Vec<PathBuf> {
 fn read(folder: &Path, place: Place) -> Case {
     let read = |name: &str| fs::read(folder.join(name)).unwrap();
     let config = LlamaConfig::from_hf_json(&read("config.json")).unwrap();
-    let mut weights = Checkpoint(TensorFile::parse(read("model.safetensors")).unwrap());
+    let mut weights = Checkpoint(TensorFile::parse(read("model.safetensors")).unwrap(), place);
     let golden = TensorFile::parse(read("logits.safetensors")).unwrap();
     let ids = golden.get("input_ids").unwrap();
     let tokens: Vec<i64> = ids.bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();

@@ -5,12 +5,12 @@ use std::fs;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qpipe_formats::{LlamaConfig, TensorFile};
 use qpipe_stages::model::compute::ComputeDtype;
-use qpipe_stages::model::linear::Linear;
+use qpipe_stages::model::linear::{Linear, Matrix};
 use qpipe_stages::model::llama::{Llama, Weights};
 use qpipe_stages::model::ops::Place;
 
 /// Weights straight from a checkpoint's file.
-pub(crate) struct Checkpoint(pub(crate) TensorFile<Vec<u8>>);
+pub(crate) struct Checkpoint(pub(crate) TensorFile<Vec<u8>>, pub(crate) Place);
 
 impl Checkpoint {
     fn values<const D: usize>(&self, module: &str) -> Result<Tensor<D>, qpipe_formats::FormatError> {
@@ -32,19 +32,26 @@ impl Weights for Checkpoint {
         self.values(module)
     }
 
-    fn matrix(&mut self, module: &str) -> Result<Tensor<2>, Self::Error> {
-        self.values(module)
+    fn matrix(&mut self, module: &str) -> Result<Matrix, Self::Error> {
+        let tensor = self.values::<2>(module)?;
+        Ok(match self.1 {
+            Place::Device => tensor.into(),
+            Place::Host => {
+                let shape = tensor.dims();
+                Matrix::Host { values: tensor.into_data().try_into_vec().unwrap().into(), shape }
+            }
+        })
     }
 
     fn linear(&mut self, module: &str) -> Result<Linear, Self::Error> {
-        self.values(module).map(Linear::Dense)
+        self.matrix(module).map(Linear::Dense)
     }
 }
 
 fn largest_difference(place: Place) -> f32 {
     let read = |name: &str| fs::read(crate::golden(name)).unwrap();
     let config = LlamaConfig::from_hf_json(&read("tiny/base-bf16/config.json")).unwrap();
-    let mut weights = Checkpoint(TensorFile::parse(read("tiny/base-bf16/model.safetensors")).unwrap());
+    let mut weights = Checkpoint(TensorFile::parse(read("tiny/base-bf16/model.safetensors")).unwrap(), place);
     let golden = TensorFile::parse(read("tiny/logits.safetensors")).unwrap();
     let ids = golden.get("input_ids").unwrap();
     let tokens: Vec<i64> = ids.bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();

@@ -44,6 +44,7 @@ mod rounding;
 mod rtn;
 mod simd;
 mod stats;
+mod tiles;
 
 pub use block::BlockSize;
 pub use blockwise::{Quantized4, dequantize4, measure4, quantize4, quantize4_measured};
@@ -51,15 +52,13 @@ pub use element::Element;
 pub use error::CodecError;
 pub use fourbit::FourBit;
 pub use int8::{QuantizedInt8, dequantize_int8, quantize_int8, quantize_int8_measured};
-pub use llm_int8::{
-    OutlierThreshold, QuantizedActivations, int8_linear, outlier_weights, quantize_activations, scale_int8,
-};
+pub use llm_int8::{OutlierThreshold, QuantizedActivations, int8_linear, quantize_activations};
 pub use nested::{
     DoubleQuantized, NESTED_BLOCK, double_dequantize, double_quantize, double_quantize_with_offset,
     dynamic_map,
 };
 pub use packed::Packed4;
-pub use product::{matmul_int8, matmul_packed4};
+pub use product::{matmul, matmul_int8, matmul_packed4};
 pub use rounding::{Rounding, round_slice};
 pub use rtn::{GroupSize, PackedRtn, QuantizedRtn, RtnBits, RtnFormat, Symmetry, quantize_rtn};
 pub use stats::{ErrorStats, error_stats};

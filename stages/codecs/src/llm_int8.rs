@@ -11,9 +11,10 @@ use rayon::prelude::*;
 use crate::CodecError;
 use crate::arith::{INFINITE, first_non_finite, max_magnitude};
 use crate::int8::{encode_row, restore_row};
-use crate::product::transpose;
+use crate::product::{FEW_TOKENS, Shape, transpose};
 use crate::rounding::{Rounding, round_slice};
 use crate::simd::widest;
+use crate::tiles::{Plain, Restored, tiled};
 
 /// 1 / (127 · 127), as the reference spells it.
 const PER_PRODUCT_STEP: f32 = 6.200_012e-05;
@@ -21,6 +22,8 @@ const PER_PRODUCT_STEP: f32 = 6.200_012e-05;
 const BEYOND_F16: f32 = 65_520.0;
 /// Columns up to which a sum of products of two codes fits an i32.
 const MAX_COLUMNS: usize = i32::MAX as usize / (127 * 127);
+/// Columns whose sum of products of codes is exact in f32: 1040 · 127² < 2²⁴; a round number below.
+const EXACT: usize = 1024;
 /// Products of one parallel task, at least; a task has whole output features.
 const TASK: usize = 1 << 15;
 
@@ -150,6 +153,10 @@ pub fn int8_linear(
         return Ok(());
     }
     let weights = outlier_weights(codes, scb, k, &activations.outliers, dtype);
+    if m > FEW_TOKENS {
+        many_tokens(a, &activations, k, codes, scb, &weights, dtype, y);
+        return Ok(());
+    }
     let mut by_row = vec![0.0; y.len()];
     let features_per_task = TASK.div_ceil(k.max(1) * m);
     by_row.par_chunks_mut(features_per_task * m).enumerate().for_each(|(task, y)| {
@@ -164,7 +171,7 @@ pub fn int8_linear(
 }
 
 /// Weights `[out, outliers]` of the outlier columns: restored, then rounded to `dtype`.
-pub fn outlier_weights(codes: &[i8], scb: &[f32], k: usize, outliers: &[usize], dtype: Rounding) -> Vec<f32> {
+fn outlier_weights(codes: &[i8], scb: &[f32], k: usize, outliers: &[usize], dtype: Rounding) -> Vec<f32> {
     let mut weights = vec![0.0; scb.len() * outliers.len()];
     for (row, (weights, scb)) in weights.chunks_mut(outliers.len().max(1)).zip(scb).enumerate() {
         let kept: Vec<i8> = outliers.iter().map(|&column| codes[row * k + column]).collect();
@@ -175,12 +182,58 @@ pub fn outlier_weights(codes: &[i8], scb: &[f32], k: usize, outliers: &[usize], 
 }
 
 /// A token's int8 part `[out]` from the sums of products of codes: scaled, rounded to f16, then to `dtype`.
-pub fn scale_int8(sums: &[i32], sca: f32, scb: &[f32], dtype: Rounding, y: &mut [f32]) {
+fn scale_int8(sums: &[i32], sca: f32, scb: &[f32], dtype: Rounding, y: &mut [f32]) {
     for ((y, sum), scb) in y.iter_mut().zip(sums).zip(scb) {
         *y = *sum as f32 * sca * scb * PER_PRODUCT_STEP;
     }
     round_slice(y, Rounding::F16);
     round_slice(y, dtype);
+}
+
+/// The product in tiles. Sums of products of codes are taken in f32, [`EXACT`] columns at a time, where they are exact
+/// whatever the order.
+#[expect(clippy::too_many_arguments, reason = "the parts of a stored tensor, and the batch")]
+fn many_tokens(
+    a: &[f32],
+    activations: &QuantizedActivations,
+    k: usize,
+    codes: &[i8],
+    scb: &[f32],
+    outlier_weights: &[f32],
+    dtype: Rounding,
+    y: &mut [f32],
+) {
+    let (out, m) = (scb.len(), activations.sca.len());
+    let mut sums = vec![0i32; y.len()];
+    for at in (0..k).step_by(EXACT) {
+        let len = EXACT.min(k - at);
+        let mut x = vec![0.0; m * len];
+        let tokens = x.par_chunks_mut(len).zip(activations.codes.par_chunks(k));
+        tokens.for_each(|(x, codes)| widen(&codes[at..at + len], x));
+        let restore = |row: usize, column: usize, part: &mut [f32]| {
+            widen(&codes[row * k + at + column..][..part.len()], part);
+        };
+        tiled(Shape { out, k: len, m }, &x, y, &Restored { restore, k: len });
+        sums.par_iter_mut().zip(&*y).for_each(|(sum, part)| *sum += *part as i32);
+    }
+    let rows = y.par_chunks_mut(out.max(1)).zip(sums.par_chunks(out.max(1))).zip(&activations.sca);
+    rows.for_each(|((y, sums), sca)| scale_int8(sums, *sca, scb, dtype, y));
+    let outliers = &activations.outliers;
+    if outliers.is_empty() {
+        return;
+    }
+    let picked: Vec<f32> = a.chunks(k).flat_map(|row| outliers.iter().map(|column| row[*column])).collect();
+    let mut apart = vec![0.0; y.len()];
+    let weights = Plain { values: outlier_weights, k: outliers.len() };
+    tiled(Shape { out, k: outliers.len(), m }, &picked, &mut apart, &weights);
+    y.par_chunks_mut(TASK).zip(apart.par_chunks(TASK)).for_each(|(y, apart)| {
+        y.iter_mut().zip(apart).for_each(|(y, apart)| *y += apart);
+        round_slice(y, dtype);
+    });
+}
+
+fn widen(codes: &[i8], out: &mut [f32]) {
+    widest(|| out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(*code)));
 }
 
 /// One output feature for every token: `y[m]`.
@@ -245,6 +298,29 @@ mod tests {
         int8_linear(&a, 2, 2, &codes, &scb, OutlierThreshold::AtLeast(6.0), Rounding::F16, &mut y).unwrap();
         assert!(y[0].is_nan() && y[1].is_nan());
         assert_eq!(y[2..], [2.0, 0.0]);
+    }
+
+    #[test]
+    fn many_tokens_are_as_few() {
+        let (m, k, out) = (11, 2500, 33);
+        let mut state = 7u32;
+        let mut next = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        let mut a: Vec<f32> = (0..m * k).map(|_| next()).collect();
+        // every token has the same outlier column, so that which columns are outliers does not depend on the batch
+        a.iter_mut().skip(5).step_by(k).for_each(|v| *v = v.signum() * 20.0);
+        let codes: Vec<i8> = (0..out * k).map(|_| (next() * 127.0) as i8).collect();
+        let scb: Vec<f32> = (0..out).map(|_| 0.1 + next().abs()).collect();
+        for threshold in [OutlierThreshold::Off, OutlierThreshold::AtLeast(6.0)] {
+            let (mut many, mut few) = (vec![0.0; m * out], vec![0.0; m * out]);
+            int8_linear(&a, m, k, &codes, &scb, threshold, Rounding::Bf16, &mut many).unwrap();
+            for (a, y) in a.chunks(k).zip(few.chunks_mut(out)) {
+                int8_linear(a, 1, k, &codes, &scb, threshold, Rounding::Bf16, y).unwrap();
+            }
+            assert_eq!(many, few, "{threshold:?}");
+        }
     }
 
     #[test]

@@ -1,20 +1,39 @@
-//! Products straight on stored codes, for few tokens: y = x · Wᵀ without a dequantized W.
+//! Products straight on stored codes: y = x · Wᵀ without a dequantized W.
 //!
-//! A thread restores a strip of one row at a time into a buffer that stays in the first-level cache, and takes its
-//! dot product with every token. An output is summed in an order that depends on `k` alone, so it is the same for
-//! any number of threads and tokens.
+//! Few tokens: a thread restores a strip of one row at a time into a buffer that stays in the first-level cache, and
+//! takes its dot product with every token. More tokens: tiles of rows ([`crate::tiles`]). Either way an output is
+//! summed in an order that depends on the shape alone, so it is the same for any number of threads.
 
 use rayon::prelude::*;
 
 use crate::int8::restore_row;
+use crate::tiles::{Plain, Restored, tiled};
 use crate::{BlockSize, FourBit, Packed4, Rounding, round_slice};
 
+/// Up to this many tokens a weight is read once and used at once; beyond, tiles of it are used again and again.
+pub(crate) const FEW_TOKENS: usize = 4;
 /// Weights restored at a time.
 const STRIP: usize = 1024;
 /// Weights of one parallel task, at least; a task has whole rows.
 const TASK: usize = 1 << 15;
 /// Independent partial sums of a dot product.
 const LANES: usize = 16;
+
+/// `y[m, out] = x[m, k] · W[out, k]ᵀ` on f32 weights.
+///
+/// # Panics
+/// If a slice does not have the length that the shape asks for.
+pub fn matmul(weights: &[f32], out: usize, k: usize, x: &[f32], m: usize, y: &mut [f32]) {
+    assert_eq!(weights.len(), out * k, "length of `weights`");
+    let shape = Shape { out, k, m };
+    if m > FEW_TOKENS {
+        tiled(shape, x, y, &Plain { values: weights, k });
+    } else {
+        strips(shape, x, y, |row, column, strip| {
+            strip.copy_from_slice(&weights[row * k + column..][..strip.len()]);
+        });
+    }
+}
 
 /// `y[m, out] = x[m, k] · W[out, k]ᵀ` on 4-bit codes; a weight is level · absmax, then rounded to `round`.
 ///
@@ -80,13 +99,22 @@ impl Packed4<'_> {
     }
 }
 
-/// The product with weights that `restore(row, first column, strip)` writes into a strip.
+/// The product with weights of which `restore(row, first column, part)` writes a part of a row.
 pub(crate) fn product(
     shape: Shape,
     x: &[f32],
     y: &mut [f32],
     restore: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
+    if shape.m > FEW_TOKENS {
+        tiled(shape, x, y, &Restored { restore, k: shape.k });
+    } else {
+        strips(shape, x, y, restore);
+    }
+}
+
+/// The product for few tokens.
+fn strips(shape: Shape, x: &[f32], y: &mut [f32], restore: impl Fn(usize, usize, &mut [f32]) + Sync) {
     let Shape { out, k, m } = shape;
     assert_eq!(x.len(), m * k, "length of `x`");
     assert_eq!(y.len(), m * out, "length of `y`");

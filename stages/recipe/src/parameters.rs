@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use qpipe_formats::LlamaConfig;
 use qpipe_smallworld::Rng;
-use qpipe_stages::model::linear::Linear;
+use qpipe_stages::model::linear::{Linear, Matrix};
 use qpipe_stages::model::llama::Weights;
 
 /// One parameter; norms are vectors, everything else matrices `[out, in]`.
@@ -138,9 +138,9 @@ impl Weights for &Parameters {
         }
     }
 
-    fn matrix(&mut self, module: &str) -> Result<Tensor<2>, Infallible> {
+    fn matrix(&mut self, module: &str) -> Result<Matrix, Infallible> {
         match &self.0[&format!("{module}.weight")] {
-            Parameter::Matrix(t) => Ok(t.clone()),
+            Parameter::Matrix(t) => Ok(t.clone().into()),
             Parameter::Vector(_) => unreachable!("`{module}` is a matrix"),
         }
     }

@@ -3,15 +3,16 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qpipe_formats::LlamaConfig;
 
-/// The cache of one layer: `[batch, kv heads, capacity, head dim]`, of which the first `len` positions are valid.
+/// The cache of one layer: `[batch · kv heads, capacity, head dim]`, of which the first `len` positions are valid.
 pub struct LayerCache {
-    keys: Tensor<4>,
-    values: Tensor<4>,
+    keys: Tensor<3>,
+    values: Tensor<3>,
 }
 
 /// The cache of a model for one batch of sequences that advance together.
 pub struct KvCache {
     pub(super) layers: Vec<LayerCache>,
+    kv_heads: usize,
     pub(super) len: usize,
     capacity: usize,
 }
@@ -19,10 +20,11 @@ pub struct KvCache {
 impl KvCache {
     /// An empty cache for `batch` sequences of at most `capacity` tokens.
     pub fn new(config: &LlamaConfig, batch: usize, capacity: usize, device: &Device) -> Self {
-        let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
+        let shape = [batch * config.num_key_value_heads, capacity, config.head_dim];
         let layer =
             || LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) };
-        Self { layers: (0..config.num_hidden_layers).map(|_| layer()).collect(), len: 0, capacity }
+        let layers = (0..config.num_hidden_layers).map(|_| layer()).collect();
+        Self { layers, kv_heads: config.num_key_value_heads, len: 0, capacity }
     }
 
     /// Tokens held so far.
@@ -48,15 +50,18 @@ impl KvCache {
     /// A cache of chosen rows, any of them several times, with room for `room` more tokens. Row `i` holds what this
     /// cache's row `rows[i]` holds.
     pub(super) fn selected(&self, rows: &[i64], room: usize) -> Self {
-        let chosen = |t: &Tensor<4>| {
+        let chosen = |t: &Tensor<3>| {
             let device = t.device();
-            let [_, heads, _, dim] = t.dims();
+            let [all, _, dim] = t.dims();
+            let (heads, held) = (self.kv_heads, self.len);
             let picked = Tensor::<1, Int>::from_data(TensorData::new(rows.to_vec(), [rows.len()]), &device);
-            let held = t.clone().narrow(2, 0, self.len).select(0, picked);
-            Tensor::cat(vec![held, Tensor::zeros([rows.len(), heads, room, dim], &device)], 2)
+            let by_row = t.clone().narrow(1, 0, held).reshape([all / heads, heads * held * dim]);
+            let held = by_row.select(0, picked).reshape([rows.len() * heads, held, dim]);
+            Tensor::cat(vec![held, Tensor::zeros([rows.len() * heads, room, dim], &device)], 1)
         };
         let layer = |l: &LayerCache| LayerCache { keys: chosen(&l.keys), values: chosen(&l.values) };
-        Self { layers: self.layers.iter().map(layer).collect(), len: self.len, capacity: self.len + room }
+        let layers = self.layers.iter().map(layer).collect();
+        Self { layers, kv_heads: self.kv_heads, len: self.len, capacity: self.len + room }
     }
 
     /// Bytes held: `2 · layers · batch · kv heads · capacity · head dim · 4`.
@@ -66,16 +71,16 @@ impl KvCache {
 }
 
 impl LayerCache {
-    /// Appends keys and values `[batch, kv heads, new, head dim]` at `at`; returns all valid ones.
-    pub(super) fn append(&mut self, at: usize, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let end = at + keys.dims()[2];
+    /// Appends keys and values `[batch · kv heads, new, head dim]` at `at`; returns all valid ones.
+    pub(super) fn append(&mut self, at: usize, keys: Tensor<3>, values: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        let end = at + keys.dims()[1];
         write(&mut self.keys, at..end, keys);
         write(&mut self.values, at..end, values);
-        (self.keys.clone().narrow(2, 0, end), self.values.clone().narrow(2, 0, end))
+        (self.keys.clone().narrow(1, 0, end), self.values.clone().narrow(1, 0, end))
     }
 }
 
-fn write(into: &mut Tensor<4>, at: std::ops::Range<usize>, new: Tensor<4>) {
-    let [batch, heads, _, dim] = into.dims();
-    into.inplace(|t| t.slice_assign([0..batch, 0..heads, at, 0..dim], new));
+fn write(into: &mut Tensor<3>, at: std::ops::Range<usize>, new: Tensor<3>) {
+    let [heads, _, dim] = into.dims();
+    into.inplace(|t| t.slice_assign([0..heads, at, 0..dim], new));
 }

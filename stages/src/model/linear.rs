@@ -1,12 +1,12 @@
 //! Linear layers: `y = x · Wᵀ` with `W` as Hugging Face stores it, `[out, in]`.
 //!
-//! A packed layer keeps the quantized bytes (mmapped from the store) as its only copy. Many tokens: the weight is
-//! dequantized for this one product and dropped. Few tokens on the host (decoding): the product runs straight on
-//! the packed bytes, a row at a time. LLM.int8 layers quantize the activations too, see [`super::llm_int8`].
+//! A packed layer keeps the quantized bytes (mmapped from the store) as its only copy. On the host a product runs
+//! straight on them, restoring a tile of rows at a time ([`qpipe_codecs`]); elsewhere the weight is dequantized for this
+//! one product and dropped. LLM.int8 layers quantize the activations too, see [`super::llm_int8`].
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use qpipe_cache::Mapped;
 use qpipe_codecs::{BlockSize, CodecError, FourBit, OutlierThreshold, PackedRtn, RtnFormat};
 
@@ -14,16 +14,22 @@ use super::compute::ComputeDtype;
 use super::llm_int8::{self, Int8Weight};
 use super::ops::{Place, host_values};
 
-/// Up to this many tokens a host product runs on the packed bytes.
-const FEW_TOKENS: usize = 4;
-
 /// A linear layer's weight.
 #[derive(Clone)]
-#[expect(clippy::large_enum_variant, reason = "a few hundred per model, and both are handles")]
+#[expect(clippy::large_enum_variant, reason = "a few hundred per model, and all are handles")]
 pub enum Linear {
-    /// `[out, in]`, values already rounded to the compute dtype.
-    Dense(Tensor<2>),
+    Dense(Matrix),
     Packed(Arc<PackedWeight>),
+}
+
+/// A matrix `[rows, columns]`, values already rounded to the compute dtype.
+#[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "a few hundred per model, and all are handles")]
+pub enum Matrix {
+    /// On any device, or under autodiff.
+    Tensor(Tensor<2>),
+    /// In host memory, row after row.
+    Host { values: Arc<Vec<f32>>, shape: [usize; 2] },
 }
 
 /// Bytes of a blob: a range of a mapped file.
@@ -172,22 +178,56 @@ pub(super) fn as_i8(bytes: &[u8]) -> &[i8] {
 impl Linear {
     /// `x`: `[tokens, in]` → `[tokens, out]`, not yet rounded.
     pub(super) fn forward(&self, x: Tensor<2>, compute: ComputeDtype, place: Place) -> Tensor<2> {
-        let device = x.device();
-        let tokens = x.dims()[0];
+        let (device, tokens) = (x.device(), x.dims()[0]);
         match self {
-            Self::Dense(weight) => x.matmul(weight.clone().transpose()),
-            Self::Packed(weight) if place == Place::Host && tokens <= FEW_TOKENS => {
+            Self::Dense(weight) => weight.multiply(x),
+            Self::Packed(weight) if place == Place::Host => {
                 let y = weight.multiply(&host_values(x), tokens, compute);
                 Tensor::from_data(TensorData::new(y, [tokens, weight.out]), &device)
             }
             Self::Packed(weight) => match &weight.codes {
                 PackedCodes::Int8 { codes, scb, product: Int8Product::LlmInt8(threshold) } => {
                     let weight = Int8Weight { codes: as_i8(codes), scb, inner: weight.inner };
-                    llm_int8::product(x, &weight, *threshold, compute, place)
+                    llm_int8::product(x, &weight, *threshold, compute)
                 }
                 _ => x.matmul(dense(weight, compute, &device).transpose()),
             },
         }
+    }
+}
+
+impl Matrix {
+    /// `x`: `[tokens, columns]` → `[tokens, rows]`: the product with the transposed matrix.
+    pub(super) fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Tensor(weight) => x.matmul(weight.clone().transpose()),
+            Self::Host { values, shape: [rows, columns] } => {
+                let (device, [tokens, _]) = (x.device(), x.dims());
+                let mut y = vec![0.0; tokens * rows];
+                qpipe_codecs::matmul(values, *rows, *columns, &host_values(x), tokens, &mut y);
+                Tensor::from_data(TensorData::new(y, [tokens, *rows]), &device)
+            }
+        }
+    }
+
+    /// The rows that `picked` `[n]` names, `[n, columns]`.
+    pub(super) fn select(&self, picked: Tensor<1, Int>) -> Tensor<2> {
+        match self {
+            Self::Tensor(matrix) => matrix.clone().select(0, picked),
+            Self::Host { values, shape: [_, columns] } => {
+                let device = picked.device();
+                let picked: Vec<usize> = picked.into_data().iter::<i64>().map(|row| row as usize).collect();
+                let rows = picked.iter().flat_map(|row| &values[row * columns..(row + 1) * columns]);
+                let values: Vec<f32> = rows.copied().collect();
+                Tensor::from_data(TensorData::new(values, [picked.len(), *columns]), &device)
+            }
+        }
+    }
+}
+
+impl From<Tensor<2>> for Matrix {
+    fn from(tensor: Tensor<2>) -> Self {
+        Self::Tensor(tensor)
     }
 }
 

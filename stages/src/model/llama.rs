@@ -5,9 +5,10 @@
 use burn::tensor::{Device, Int, Tensor};
 use qpipe_formats::LlamaConfig;
 
+use super::attention::Attention;
 use super::cache::{KvCache, LayerCache};
 use super::compute::ComputeDtype;
-use super::linear::Linear;
+use super::linear::{Linear, Matrix};
 use super::ops::{self, Place, Rope};
 
 /// A linear layer and its bias.
@@ -38,7 +39,7 @@ pub struct Llama {
     pub compute: ComputeDtype,
     pub device: Device,
     place: Place,
-    embedding: Tensor<2>,
+    embedding: Matrix,
     layers: Vec<Layer>,
     norm: Tensor<1>,
     /// `None`: tied to the embedding.
@@ -53,7 +54,7 @@ pub trait Weights {
     /// A vector: norms, biases.
     fn vector(&mut self, module: &str) -> Result<Tensor<1>, Self::Error>;
     /// A dense matrix: the embedding.
-    fn matrix(&mut self, module: &str) -> Result<Tensor<2>, Self::Error>;
+    fn matrix(&mut self, module: &str) -> Result<Matrix, Self::Error>;
     /// A linear layer, dense or packed.
     fn linear(&mut self, module: &str) -> Result<Linear, Self::Error>;
 }
@@ -91,41 +92,34 @@ impl Llama {
     pub fn hidden(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<2> {
         let [batch, seq] = tokens.dims();
         let start = cache.as_ref().map_or(0, |c| c.len);
-        let mut x = self.embedding.clone().select(0, tokens.reshape([batch * seq]));
+        let mut x = self.embedding.select(tokens.reshape([batch * seq]));
+        let first = self.layers.first().map_or(&self.norm, |layer| &layer.input_norm);
+        let mut normed = self.normed(x.clone(), first);
         for (i, layer) in self.layers.iter().enumerate() {
             let layer_cache = cache.as_mut().map(|c| &mut c.layers[i]);
-            x = self.layer(layer, x, [batch, seq], start, layer_cache);
+            let attended = self.attention(layer, normed, [batch, seq], start, layer_cache);
+            (x, normed) = self.add_normed(x, attended, &layer.post_norm);
+            let next = self.layers.get(i + 1).map_or(&self.norm, |next| &next.input_norm);
+            (x, normed) = self.add_normed(x, self.mlp(layer, normed), next);
         }
         if let Some(cache) = cache {
             cache.len += seq;
         }
-        self.normed(x, &self.norm)
+        normed
     }
 
     /// Logits `[rows, vocabulary]` in f32 of hidden states `[rows, hidden]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.head {
-            None => hidden.matmul(self.embedding.clone().transpose()),
+            None => self.embedding.multiply(hidden),
             Some(head) => head.forward(hidden, self.compute, self.place),
         }
     }
 
-    fn layer(
-        &self,
-        layer: &Layer,
-        x: Tensor<2>,
-        shape: [usize; 2],
-        start: usize,
-        cache: Option<&mut LayerCache>,
-    ) -> Tensor<2> {
-        let normed = self.normed(x.clone(), &layer.input_norm);
-        let attended = self.attention(layer, normed, shape, start, cache);
-        let x = self.round(x.add(attended));
-        let normed = self.normed(x.clone(), &layer.post_norm);
-        let gate = self.linear(&layer.gate, normed.clone());
-        let up = self.linear(&layer.up, normed);
-        let gated = self.round(ops::swiglu(gate, up, self.place));
-        self.round(x.add(self.linear(&layer.down, gated)))
+    fn mlp(&self, layer: &Layer, x: Tensor<2>) -> Tensor<2> {
+        let gate = self.linear(&layer.gate, x.clone());
+        let up = self.linear(&layer.up, x);
+        self.linear(&layer.down, ops::swiglu(gate, up, self.compute, self.place))
     }
 
     fn attention(
@@ -136,30 +130,38 @@ impl Llama {
         start: usize,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<2> {
-        let (heads, kv, dim) =
-            (self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim);
-        let split = |t: Tensor<2>, heads: usize| t.reshape([batch, seq, heads, dim]).swap_dims(1, 2);
+        let attention = Attention {
+            batch,
+            seq,
+            start,
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            dim: self.config.head_dim,
+            window: layer.window,
+            rope: &self.rope,
+            compute: self.compute,
+            place: self.place,
+        };
         let (q, k) = (self.linear(&layer.q, x.clone()), self.linear(&layer.k, x.clone()));
         let (q, k) = match &layer.head_norms {
             Some((q_norm, k_norm)) => (self.head_normed(q, q_norm), self.head_normed(k, k_norm)),
             None => (q, k),
         };
-        let (q, k) = (self.rotate(split(q, heads), start), self.rotate(split(k, kv), start));
-        let v = split(self.linear(&layer.v, x), kv);
+        let (k, v) = attention.keys_values(k, self.linear(&layer.v, x));
         let (k, v) = match cache {
             Some(cache) => cache.append(start, k, v),
             None => (k, v),
         };
-        let mixed = ops::attention(q, k, v, layer.window).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
-        self.linear(&layer.o, self.round(mixed))
-    }
-
-    fn rotate(&self, x: Tensor<4>, start: usize) -> Tensor<4> {
-        self.round(self.rope.apply(x, start))
+        self.linear(&layer.o, self.round(attention.attend(q, &k, &v)))
     }
 
     fn normed(&self, x: Tensor<2>, weight: &Tensor<1>) -> Tensor<2> {
-        self.round(ops::rms_norm(x, weight, self.config.rms_norm_eps, self.place))
+        ops::rms_norm(x, weight, self.config.rms_norm_eps, self.compute, self.place)
+    }
+
+    /// The residual stream `x + y`, and its norm.
+    fn add_normed(&self, x: Tensor<2>, y: Tensor<2>, weight: &Tensor<1>) -> (Tensor<2>, Tensor<2>) {
+        ops::add_norm(x, y, weight, self.config.rms_norm_eps, self.compute, self.place)
     }
 
     /// Norms each head of `[tokens, heads · head dim]` by itself.

@@ -1,19 +1,19 @@
-//! The LLM.int8 product of many tokens (Dettmers et al. 2022, arXiv 2208.07339, section 3): activations in int8 against
+//! The LLM.int8 product in burn's operators (Dettmers et al. 2022, arXiv 2208.07339, section 3): activations in int8 against
 //! int8 weights, the columns of outlier activations apart in the compute dtype.
 //!
 //! The product of codes runs as an f32 matrix product, [`EXACT`] columns at a time: such a sum of products of two
 //! codes is an integer below 2²⁴, so every partial sum is exact whatever the order, on any device that adds in f32
-//! (also in TF32, which holds a code exactly). Few tokens take [`qpipe_codecs::int8_linear`], with the same result up
+//! (also in TF32, which holds a code exactly). On the host it is [`qpipe_codecs::int8_linear`], with the same result up
 //! to the order in which the outlier columns' products are added.
 //!
 //! Which columns are outliers is decided by all tokens of the product together.
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use qpipe_codecs::{OutlierThreshold, QuantizedActivations};
+use qpipe_codecs::OutlierThreshold;
 use rayon::prelude::*;
 
 use super::compute::ComputeDtype;
-use super::ops::{Place, host_values};
+use super::ops::Place;
 
 /// Columns whose sum of products of codes is exact in f32: 1040 · 127² < 2²⁴; a round number below.
 const EXACT: usize = 1024;
@@ -25,20 +25,6 @@ pub(super) struct Int8Weight<'a> {
     pub(super) codes: &'a [i8],
     pub(super) scb: &'a [f32],
     pub(super) inner: usize,
-}
-
-/// `x` `[tokens, inner]` → `[tokens, out]`, rounded to f16 and the compute dtype as the reference does.
-pub(super) fn product(
-    x: Tensor<2>,
-    weight: &Int8Weight<'_>,
-    threshold: OutlierThreshold,
-    compute: ComputeDtype,
-    place: Place,
-) -> Tensor<2> {
-    match place {
-        Place::Host => on_host(x, weight, threshold, compute),
-        Place::Device => in_operators(x, weight, threshold, compute),
-    }
 }
 
 impl Int8Weight<'_> {
@@ -59,53 +45,9 @@ impl Int8Weight<'_> {
     }
 }
 
-fn on_host(
-    x: Tensor<2>,
-    weight: &Int8Weight<'_>,
-    threshold: OutlierThreshold,
-    compute: ComputeDtype,
-) -> Tensor<2> {
-    let ([tokens, inner], device, out) = (x.dims(), x.device(), weight.scb.len());
-    let values = host_values(x);
-    let activations = QuantizedActivations::of(&values, tokens, inner, threshold);
-    let codes: Vec<f32> = activations.codes.par_iter().map(|code| f32::from(*code)).collect();
-    let codes = Tensor::from_data(TensorData::new(codes, [tokens, inner]), &device);
-    let mut sums = vec![0i32; tokens * out];
-    for partial in weight.partial_products(&codes) {
-        let partial = host_values(partial);
-        sums.par_iter_mut().zip(&partial).for_each(|(sum, part)| *sum += *part as i32);
-    }
-    let mut y = vec![0.0; tokens * out];
-    let rows = y.par_chunks_mut(out).zip(sums.par_chunks(out)).zip(&activations.sca);
-    let dtype = compute.rounding();
-    rows.for_each(|((y, sums), sca)| qpipe_codecs::scale_int8(sums, *sca, weight.scb, dtype, y));
-    let y = Tensor::from_data(TensorData::new(y, [tokens, out]), &device);
-    if activations.outliers.is_empty() {
-        return y;
-    }
-    let apart = outlier_product(&values, weight, &activations.outliers, compute, &device);
-    compute.round(y.add(apart), Place::Host)
-}
-
-/// The outlier columns' product `[tokens, out]`.
-fn outlier_product(
-    values: &[f32],
-    weight: &Int8Weight<'_>,
-    outliers: &[usize],
-    compute: ComputeDtype,
-    device: &Device,
-) -> Tensor<2> {
-    let (k, n) = (weight.inner, outliers.len());
-    let picked: Vec<f32> =
-        values.chunks(k).flat_map(|row| outliers.iter().map(|column| row[*column])).collect();
-    let weights = qpipe_codecs::outlier_weights(weight.codes, weight.scb, k, outliers, compute.rounding());
-    let picked = Tensor::<2>::from_data(TensorData::new(picked, [values.len() / k, n]), device);
-    let weights = Tensor::<2>::from_data(TensorData::new(weights, [weight.scb.len(), n]), device);
-    picked.matmul(weights.transpose())
-}
-
-/// The same formula in burn's operators. Outlier columns are kept by a mask, so that nothing has to be read back.
-fn in_operators(
+/// `x` `[tokens, inner]` → `[tokens, out]`, rounded to f16 and the compute dtype as the reference does.
+/// Outlier columns are kept by a mask, so that nothing has to be read back.
+pub(super) fn product(
     x: Tensor<2>,
     weight: &Int8Weight<'_>,
     threshold: OutlierThreshold,
@@ -140,6 +82,7 @@ fn in_operators(
 
 #[cfg(test)]
 mod tests {
+    use super::super::ops::host_values;
     use super::*;
 
     /// Activations with an outlier column, and a weight, from a small generator.
@@ -157,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_operators_agree_with_the_codec() {
+    fn operators_agree_with_the_codec() {
         let device = Device::flex();
         for threshold in [OutlierThreshold::Off, OutlierThreshold::AtLeast(6.0)] {
             let (tokens, inner, out) = (9, 2500, 33);
@@ -168,16 +111,14 @@ mod tests {
             let dtype = compute.rounding();
             qpipe_codecs::int8_linear(&x, tokens, inner, &codes, &scb, threshold, dtype, &mut expected)
                 .unwrap();
-            for place in [Place::Host, Place::Device] {
-                let x = Tensor::from_data(TensorData::new(x.clone(), [tokens, inner]), &device);
-                let y = host_values(product(x, &weight, threshold, compute, place));
-                for (i, (a, b)) in y.iter().zip(&expected).enumerate() {
-                    // an ulp of f16, where a sum's order decided a rounding
-                    assert!((a - b).abs() <= 1e-3 * b.abs().max(1.0), "{place:?} {threshold:?} {i}: {a} {b}");
-                }
-                let same = y.iter().zip(&expected).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
-                assert!(same * 10 >= expected.len() * 9, "{place:?} {threshold:?}: {same} equal");
+            let x = Tensor::from_data(TensorData::new(x, [tokens, inner]), &device);
+            let y = host_values(product(x, &weight, threshold, compute));
+            for (i, (a, b)) in y.iter().zip(&expected).enumerate() {
+                // an ulp of f16, where a sum's order decided a rounding
+                assert!((a - b).abs() <= 1e-3 * b.abs().max(1.0), "{threshold:?} {i}: {a} {b}");
             }
+            let same = y.iter().zip(&expected).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
+            assert!(same * 10 >= expected.len() * 9, "{threshold:?}: {same} equal");
         }
     }
 }

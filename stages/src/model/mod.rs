@@ -4,16 +4,20 @@
 //! |---|---|
 //! | [`compute`] | the compute dtype, and what rounding to it means on each device |
 //! | [`linear`] | dense and packed linear layers |
-//! | [`ops`] | RMS norm, rotary embedding, SwiGLU, attention |
+//! | [`ops`] | RMS norm, rotary embedding, SwiGLU |
 //! | [`llama`] | the model: weights in, hidden states and logits out |
+//! | `attention` | blocked causal attention with grouped queries and windows |
+//! | `host` | fused loops on host buffers |
 //! | [`cache`] | keys and values of past positions |
 //! | [`score`] | log-likelihoods of given continuations |
 //! | [`generate`] | decoding with a cache |
 //! | [`sampling`] | how the next token is picked |
 
+mod attention;
 pub mod cache;
 pub mod compute;
 pub mod generate;
+mod host;
 pub mod linear;
 pub mod llama;
 mod llm_int8;

@@ -11,6 +11,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::cache::KvCache;
+use super::host;
 use super::llama::Llama;
 use super::ops::host_values;
 pub use divergence::{Divergence, divergences};
@@ -147,8 +148,7 @@ pub fn token_scores(model: &Llama, hidden: &Tensor<2>, targets: &[u32]) -> Vec<T
 /// The largest logit and the logarithm of the sum of `exp(logit − largest)`.
 fn normalizer(logits: &[f32]) -> (f32, f64) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 =
-        logits.chunks(256).map(|c| f64::from(c.iter().map(|l| (l - max).exp()).sum::<f32>())).sum();
+    let sum: f64 = logits.chunks(256).map(|chunk| f64::from(host::sum_exp(chunk, max))).sum();
     (max, sum.ln())
 }
 
