@@ -157,7 +157,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::float_cmp, reason = "the order of sums is the same")]
     fn a_product_does_not_depend_on_the_number_of_threads() {
         let (m, k, out) = (300, 1000, 700);
         let (x, w) = (values(m * k, 5), values(out * k, 3));
