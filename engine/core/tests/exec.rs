@@ -2,17 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod hows;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hows::hows;
 use qpipe_cache::Store;
 use qpipe_engine::exec::with_exec;
 use qpipe_engine::graph::Study;
 use qpipe_engine::manifest::{LoadOptions, ManifestErrors, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{
-    How, NodeResult, RunEvent, RunEventKind, RunOptions, RunOutcome, RunResult, metrics, run,
+    NodeResult, RunEvent, RunEventKind, RunOptions, RunOutcome, RunResult, metrics, run,
 };
 use qpipe_engine::worker::Machine;
 use qpipe_engine::worker::files::Files;
@@ -85,18 +88,6 @@ impl Lab {
     }
 }
 
-fn hows(result: &RunResult) -> String {
-    let letter = |node: &NodeResult| match node {
-        NodeResult::Done { how: How::Ran, .. } => 'r',
-        NodeResult::Done { how: How::Cached, .. } => 'c',
-        NodeResult::Failed { .. } => 'F',
-        NodeResult::Skipped { .. } => 's',
-        NodeResult::Stopped => '.',
-        NodeResult::Unselected => 'u',
-    };
-    result.nodes.iter().map(letter).collect()
-}
-
 fn metric(result: &NodeResult, name: &str) -> Metric {
     let all = metrics::decode(&result.record().unwrap().metrics).unwrap();
     all.into_iter().find(|metric| metric.name == name).unwrap()
@@ -126,22 +117,22 @@ fn commands_pass_files_on_and_a_second_run_starts_none() {
     lab.file("tree/x/y", "deep\n");
     let pipeline = PIPELINE.replace("command tr \"a-z\" \"A-Z\"", "command sh \"-c\" \"tr a-z A-Z <text\"");
     let result = lab.run(&pipeline);
-    assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Done, "rr"), "{result:?}");
+    assert_eq!((result.outcome, hows(&result.nodes).as_str()), (RunOutcome::Done, "rr"), "{result:?}");
     assert_eq!(lab.output(&result.nodes[1], "joined"), "IGNORED: `TR` READS STANDARD INPUT\ndeep\n");
     assert_eq!(lab.output(&result.nodes[1], "folder/deep/one"), "1\n");
     let lines = metric(&result.nodes[1], "lines");
     assert!((lines.value - 2.0).abs() < f64::EPSILON && lines.headline);
     assert!(lab.scratch_is_empty());
-    assert_eq!(hows(&lab.run(&pipeline)), "cc");
+    assert_eq!(hows(&lab.run(&pipeline).nodes), "cc");
 
     // another place, the same content
     lab.file("elsewhere/x/y", "deep\n");
-    assert_eq!(hows(&lab.run(&pipeline.replace("\"tree\"", "\"elsewhere\""))), "cc");
+    assert_eq!(hows(&lab.run(&pipeline.replace("\"tree\"", "\"elsewhere\"")).nodes), "cc");
     // other content that comes out the same stops the re-run early
     lab.file("text.txt", "IGNORED: `tr` reads standard input\n");
-    assert_eq!(hows(&lab.run(&pipeline)), "rc");
+    assert_eq!(hows(&lab.run(&pipeline).nodes), "rc");
     lab.file("tree/x/z", "new\n");
-    assert_eq!(hows(&lab.run(&pipeline)), "cr");
+    assert_eq!(hows(&lab.run(&pipeline).nodes), "cr");
 }
 
 #[test]
@@ -156,7 +147,7 @@ fn the_environment_is_what_the_manifest_says() {
     assert_eq!(names, ["GREETING", "HOME", "LC_ALL", "PATH", "TMPDIR", "TZ", "WHO"]);
     assert!(vars.contains("GREETING=hello\n") && vars.contains("WHO=world\n"), "{vars}");
     let other = lab.run(&stage.replace("world", "moon"));
-    assert_eq!(hows(&other), "r", "a variable's value is part of the key");
+    assert_eq!(hows(&other.nodes), "r", "a variable's value is part of the key");
 }
 
 #[test]
@@ -226,7 +217,7 @@ fn a_request_to_stop_stops_the_command() {
         cancel.request();
         running.join().unwrap()
     });
-    assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Interrupted, "."));
+    assert_eq!((result.outcome, hows(&result.nodes).as_str()), (RunOutcome::Interrupted, "."));
     assert_eq!(fs::read_to_string(&mark).unwrap(), "stopped\n");
 }
 
@@ -283,12 +274,12 @@ fn the_shipped_pipeline_of_commands_runs() {
         load(&path, &fs::read_to_string(&path).unwrap()).unwrap_or_else(|e| panic!("{:#?}", e.errors()));
     let lab = Lab::new();
     let (result, _) = lab.run_study(&study, &Cancel::default());
-    assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Done, "rrrrr"), "{result:?}");
+    assert_eq!((result.outcome, hows(&result.nodes).as_str()), (RunOutcome::Done, "rrrrr"), "{result:?}");
     let shapes: Vec<&NodeResult> =
         study.nodes.iter().filter(|n| &*n.stage == "shape").map(|n| &result.nodes[n.id.0]).collect();
     let of = |at: usize, name: &str| metric(shapes[at], name).value;
     assert!(of(0, "words") > 1_000.0 && of(1, "words") < of(0, "words"), "{}", of(0, "words"));
     assert!(of(0, "distinct") > 100.0 && of(0, "zipf-slope") < -0.5);
     assert!(lab.output(shapes[0], "curve").lines().last().unwrap().ends_with("\t1.000000"));
-    assert_eq!(hows(&lab.run_study(&study, &Cancel::default()).0), "ccccc");
+    assert_eq!(hows(&lab.run_study(&study, &Cancel::default()).0.nodes), "ccccc");
 }

@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod hows;
 mod lab;
 
+use hows::hows;
 use lab::{Lab, Recipe};
 use qpipe_cache::Digest;
 use qpipe_engine::graph::{NodeId, Study};
 use qpipe_engine::plan::{Force, MissReason, NodeState, Plan, PlanOptions, plan};
-use qpipe_engine::run::{FailureMode, How, NodeResult, RunEventKind, RunOptions, RunOutcome};
+use qpipe_engine::run::{FailureMode, NodeResult, RunEventKind, RunOptions, RunOutcome};
 use qpipe_sdk::{ErrorClass, Value};
 
 fn reasons(plan: &Plan, node: usize) -> &[MissReason] {
@@ -20,18 +22,6 @@ fn reasons(plan: &Plan, node: usize) -> &[MissReason] {
 
 fn explained(study: &Study, plan: &Plan, node: usize) -> Vec<String> {
     reasons(plan, node).iter().map(|reason| reason.explain(study, &study.nodes[node])).collect()
-}
-
-fn hows(nodes: &[NodeResult]) -> String {
-    let letter = |node: &NodeResult| match node {
-        NodeResult::Done { how: How::Ran, .. } => 'r',
-        NodeResult::Done { how: How::Cached, .. } => 'c',
-        NodeResult::Failed { .. } => 'F',
-        NodeResult::Skipped { .. } => 's',
-        NodeResult::Stopped => '.',
-        NodeResult::Unselected => '-',
-    };
-    nodes.iter().map(letter).collect()
 }
 
 #[test]

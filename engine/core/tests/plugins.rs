@@ -5,15 +5,18 @@
 #[path = "../../../tests/support/python.rs"]
 mod python;
 
+mod hows;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hows::hows;
 use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
 use qpipe_engine::manifest::{LoadOptions, load_plugins, load_study};
 use qpipe_engine::plan::{NodeState, PlanOptions, plan};
-use qpipe_engine::run::{FailureMode, How, NodeResult, RunOptions, RunOutcome, RunResult, metrics, run};
+use qpipe_engine::run::{FailureMode, NodeResult, RunOptions, RunOutcome, RunResult, metrics, run};
 use qpipe_engine::worker::files::Files;
 use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
 use qpipe_sdk::{Cancel, ErrorClass, StageRegistry};
@@ -98,18 +101,6 @@ impl Lab {
     }
 }
 
-fn hows(result: &RunResult) -> String {
-    let letter = |node: &NodeResult| match node {
-        NodeResult::Done { how: How::Ran, .. } => 'r',
-        NodeResult::Done { how: How::Cached, .. } => 'c',
-        NodeResult::Failed { .. } => 'F',
-        NodeResult::Skipped { .. } => 's',
-        NodeResult::Stopped => '.',
-        NodeResult::Unselected => 'u',
-    };
-    result.nodes.iter().map(letter).collect()
-}
-
 const TALLY: &str = r#"
 plugin tally command="python3" "tally.py"
 tally words {
@@ -131,16 +122,16 @@ fn a_plugin_s_stage_is_a_stage_like_any_other() {
     lab.file("a.txt", "b a b c a b");
     lab.file("b.txt", "z");
     let result = lab.run(TALLY);
-    assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Done, "rr"), "{result:?}");
+    assert_eq!((result.outcome, hows(&result.nodes).as_str()), (RunOutcome::Done, "rr"), "{result:?}");
     assert_eq!(lab.output(&result.nodes[0], "table"), "b\t3\na\t2\n");
     assert_eq!(lab.output(&result.nodes[1], "table"), "a\t1\nb\t1\nz\t1\n");
     let metric = &metrics::decode(&result.nodes[0].record().unwrap().metrics).unwrap()[0];
     assert!(metric.name == "distinct" && (metric.value - 3.0).abs() < f64::EPSILON && metric.headline);
 
-    assert_eq!(hows(&lab.run(TALLY)), "cc");
-    assert_eq!(hows(&lab.run(&TALLY.replace("top 2", "top 3"))), "rr");
+    assert_eq!(hows(&lab.run(TALLY).nodes), "cc");
+    assert_eq!(hows(&lab.run(&TALLY.replace("top 2", "top 3")).nodes), "rr");
     lab.file("a.txt", "a b b a b c c");
-    assert_eq!(hows(&lab.run(TALLY)), "rc", "another text with the same table");
+    assert_eq!(hows(&lab.run(TALLY).nodes), "rc", "another text with the same table");
     assert!(fs::read_dir(lab.dir.path().join("store/scratch")).unwrap().next().is_none());
 }
 
@@ -152,7 +143,7 @@ fn a_plugin_s_program_is_part_of_the_key() {
     let lab = Lab::new();
     lab.file("a.txt", "b a");
     lab.file("b.txt", "z");
-    assert_eq!(hows(&lab.run(TALLY)), "rr");
+    assert_eq!(hows(&lab.run(TALLY).nodes), "rr");
     let script = fs::read_to_string(lab.dir.path().join("tally.py")).unwrap();
     lab.file("tally.py", &script.replace("[a-z]+", "[a-z]"));
     let (study, registry) = lab.load(TALLY).unwrap();
@@ -211,7 +202,7 @@ fn a_worker_that_is_killed_costs_one_node() {
     let study = lab.faulty_study(&registry, &["fine", "kill", "well", "exit"]);
     let options = RunOptions { failure: FailureMode::KeepGoing, ..RunOptions::default() };
     let result = lab.run_with(&study, &registry, &options);
-    assert_eq!(hows(&result), "rFrF", "{result:?}");
+    assert_eq!(hows(&result.nodes), "rFrF", "{result:?}");
     let failures: Vec<_> = result.failures().map(|(_, class, message)| (class, message)).collect();
     assert_eq!(failures[0], (ErrorClass::Transient, "the worker was lost: killed by signal 9\nabout to go"));
     assert_eq!(failures[1], (ErrorClass::Transient, "the worker was lost: exit status 1\nno device"));
@@ -349,7 +340,7 @@ fn a_request_to_die_is_obeyed_at_once() {
         cancel.kill();
         running.join().unwrap()
     });
-    assert_eq!(hows(&result), ".");
+    assert_eq!(hows(&result.nodes), ".");
     assert!(clock.elapsed() < Duration::from_secs(20));
 }
 
@@ -371,7 +362,7 @@ fn a_request_to_stop_ends_a_job_also_of_a_worker_that_will_not() {
             cancel.request();
             running.join().unwrap()
         });
-        assert_eq!((result.outcome, hows(&result).as_str()), (RunOutcome::Interrupted, "."), "{how}");
+        assert_eq!((result.outcome, hows(&result.nodes).as_str()), (RunOutcome::Interrupted, "."), "{how}");
         assert!(clock.elapsed() < Duration::from_secs(20));
     }
 }
