@@ -24,7 +24,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("qpipe-recipe", &["qpipe-stages", "qpipe-formats", "qpipe-smallworld"]),
         ("qpipe", &["qpipe-cache", "qpipe-sdk", "qpipe-engine", "qpipe-stages"]),
         ("qpipe-tests", &[]),
-        ("qpipe-bench", &["qpipe", "qpipe-cache", "qpipe-sdk"]),
+        ("qpipe-bench", &["qpipe", "qpipe-cache", "qpipe-sdk", "qpipe-formats", "qpipe-stages"]),
     ])
 }
 
