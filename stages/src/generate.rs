@@ -263,7 +263,12 @@ impl Work<'_> {
     fn continued(&self, index: usize, ids: &[u32]) -> Result<Continued, StageError> {
         let llama = &self.model.llama;
         let stop = self.ctx.params.bool("stop").unwrap_or(true);
-        let eos = llama.config.eos_token_id.or(self.model.tokenizer.eos_token_id()).filter(|_| stop);
+        let first = llama.config.eos_token_id.or(self.model.tokenizer.eos_token_id());
+        let eos = if stop {
+            first.into_iter().chain(llama.config.other_eos_token_ids.clone()).collect()
+        } else {
+            Vec::new()
+        };
         let request = Request { max_tokens: self.max_tokens, pick: self.pick(), sequence: index as u64, eos };
         let (tokens, finish) = generate(llama, ids, &request, &mut |_| self.ctx.checkpoint())?;
         Ok(Continued { tokens, finish })

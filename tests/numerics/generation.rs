@@ -94,10 +94,10 @@ fn the_end_of_sequence_token_ends_a_text_and_is_not_part_of_it() {
     let whole = greedy(&model.llama, prompt, 12).unwrap();
     let eos = whole[7];
     let until = whole.iter().position(|token| *token == eos).unwrap();
-    let request = Request { max_tokens: 12, pick: Pick::Greedy, sequence: 0, eos: Some(eos) };
+    let request = Request { max_tokens: 12, pick: Pick::Greedy, sequence: 0, eos: vec![u32::MAX, eos] };
     let ended = generate::<GenerateError>(&model.llama, prompt, &request, &mut |_| Ok(())).unwrap();
     assert_eq!(ended, (whole[..until].to_vec(), Finish::Eos));
-    let unending = Request { eos: None, ..request };
+    let unending = Request { eos: Vec::new(), ..request };
     let all = generate::<GenerateError>(&model.llama, prompt, &unending, &mut |_| Ok(())).unwrap();
     assert_eq!(all, (whole, Finish::Length));
 }
@@ -138,7 +138,7 @@ fn a_generation_is_the_same_again_and_its_texts_are_those_of_the_decoder() {
     let pick = Pick::Sample(Sampling { temperature: 1.0, top_k: None, top_p: 1.0, seed: 3 });
     for (i, sample) in once.iter().enumerate() {
         assert_eq!((sample.prompt.as_str(), sample.finish.as_str()), (TEXTS[i], "length"));
-        let request = Request { max_tokens: 8, pick, sequence: i as u64, eos: None };
+        let request = Request { max_tokens: 8, pick, sequence: i as u64, eos: Vec::new() };
         let (tokens, _) =
             generate::<GenerateError>(&model.llama, &sample.prompt_tokens, &request, &mut |_| Ok(()))
                 .unwrap();

@@ -104,6 +104,9 @@ pub struct LlamaConfig {
     pub bos_token_id: Option<u32>,
     /// End-of-sequence token. Of a list (as in Llama 3), the first.
     pub eos_token_id: Option<u32>,
+    /// The other end-of-sequence tokens of a list: any of them ends a generated text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_eos_token_ids: Vec<u32>,
     /// A scaling of the RoPE frequencies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,

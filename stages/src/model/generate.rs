@@ -79,14 +79,14 @@ pub enum Finish {
 }
 
 /// What is asked of [`generate`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     pub max_tokens: usize,
     pub pick: Pick,
     /// The sequence's number, which draws depend on.
     pub sequence: u64,
-    /// The end-of-sequence token; `None` never stops.
-    pub eos: Option<u32>,
+    /// The end-of-sequence tokens; without any, nothing stops early.
+    pub eos: Vec<u32>,
 }
 
 /// Why nothing can be generated.
@@ -122,13 +122,13 @@ pub fn generate<E: From<GenerateError>>(
     request: &Request,
     after_token: &mut dyn FnMut(usize) -> Result<(), E>,
 ) -> Result<(Vec<u32>, Finish), E> {
-    let Request { max_tokens, pick, sequence, eos } = *request;
+    let Request { max_tokens, pick, sequence, ref eos } = *request;
     check_context(prompt.len(), max_tokens, model.config.max_position_embeddings)?;
     let mut decoder = Decoder::picking(model, &[prompt.to_vec()], max_tokens, pick, sequence);
     let mut tokens = Vec::with_capacity(max_tokens);
     loop {
         let token = decoder.next_tokens()[0];
-        if eos == Some(token) {
+        if eos.contains(&token) {
             return Ok((tokens, Finish::Eos));
         }
         tokens.push(token);
@@ -142,6 +142,6 @@ pub fn generate<E: From<GenerateError>>(
 
 /// Greedy continuation of one prompt by `count` tokens, whatever they are.
 pub fn greedy(model: &Llama, prompt: &[u32], count: usize) -> Result<Vec<u32>, GenerateError> {
-    let request = Request { max_tokens: count, pick: Pick::Greedy, sequence: 0, eos: None };
+    let request = Request { max_tokens: count, pick: Pick::Greedy, sequence: 0, eos: Vec::new() };
     generate(model, prompt, &request, &mut |_| Ok(())).map(|(tokens, _)| tokens)
 }

@@ -38,6 +38,7 @@ pub(super) fn read(gguf: &Gguf<'_>) -> Result<LlamaConfig, FormatError> {
         tie_word_embeddings: gguf.tensor("output.weight").is_none(),
         bos_token_id: gguf.u32("tokenizer.ggml.bos_token_id")?,
         eos_token_id: gguf.u32("tokenizer.ggml.eos_token_id")?,
+        other_eos_token_ids: Vec::new(),
         rope_scaling: keys.rope_scaling(max_position_embeddings)?,
         sliding_window: keys.sliding_window(architecture, num_hidden_layers)?,
         biases: keys.biases(architecture)?,

@@ -40,6 +40,7 @@ pub(super) fn read(json: &[u8], weights: Weights) -> Result<LlamaConfig, FormatE
         Some(_) => doc.size("num_key_value_heads")?,
     };
     let (rope_theta, rope_scaling) = hf_rope::read(&doc, max_position_embeddings)?;
+    let eos = doc.token_ids("eos_token_id")?;
     LlamaConfig {
         architecture,
         vocab_size: doc.require_size("vocab_size")?,
@@ -53,8 +54,9 @@ pub(super) fn read(json: &[u8], weights: Weights) -> Result<LlamaConfig, FormatE
         rms_norm_eps: doc.number("rms_norm_eps")?.unwrap_or(1e-6),
         rope_theta,
         tie_word_embeddings: doc.flag("tie_word_embeddings")?.unwrap_or(false),
-        bos_token_id: doc.token_id("bos_token_id")?,
-        eos_token_id: doc.token_id("eos_token_id")?,
+        bos_token_id: doc.token_ids("bos_token_id")?.first().copied(),
+        eos_token_id: eos.first().copied(),
+        other_eos_token_ids: eos.iter().skip(1).copied().collect(),
         rope_scaling,
         sliding_window: doc.sliding_window(architecture, num_hidden_layers)?,
         biases: doc.biases(architecture)?,
@@ -63,10 +65,14 @@ pub(super) fn read(json: &[u8], weights: Weights) -> Result<LlamaConfig, FormatE
 }
 
 pub(super) fn write(config: &LlamaConfig, dtype: DType) -> Vec<u8> {
+    let eos = match (config.eos_token_id, config.other_eos_token_ids.as_slice()) {
+        (Some(first), others) if !others.is_empty() => json!([&[first], others].concat()),
+        (eos, _) => json!(eos),
+    };
     let mut value = json!({
         "architectures": [config.architecture.class],
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
+        "eos_token_id": eos,
         "head_dim": config.head_dim,
         "hidden_act": "silu",
         "hidden_size": config.hidden_size,
@@ -225,11 +231,13 @@ impl<'a> Document<'a> {
         value.as_bool().map(Some).ok_or_else(|| invalid(field, value, "`true` or `false`"))
     }
 
-    fn token_id(&self, field: &str) -> Result<Option<u32>, FormatError> {
-        let Some(value) = self.get(field) else { return Ok(None) };
-        let first = value.as_array().and_then(|ids| ids.first()).unwrap_or(value);
-        let id = first.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.map(Some).ok_or_else(|| invalid(field, value, "a token id or a list of them"))
+    /// A token or a list of them; none where the field is missing.
+    fn token_ids(&self, field: &str) -> Result<Vec<u32>, FormatError> {
+        let Some(value) = self.get(field) else { return Ok(Vec::new()) };
+        let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let ids: Option<Vec<u32>> = ids.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect();
+        let ids = ids.filter(|ids| !ids.is_empty());
+        ids.ok_or_else(|| invalid(field, value, "a token id or a list of them"))
     }
 
     pub(super) fn number(&self, field: &str) -> Result<Option<f64>, FormatError> {

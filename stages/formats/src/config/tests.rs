@@ -86,6 +86,7 @@ fn defaults_are_those_of_transformers() {
     let config = LlamaConfig::from_hf_json(json).unwrap();
     assert_eq!((config.head_dim, config.num_key_value_heads), (16, 4));
     assert_eq!((config.eos_token_id, config.bos_token_id), (Some(7), None));
+    assert_eq!(config.other_eos_token_ids, [8]);
     assert_eq!(config.max_position_embeddings, 2048);
 }
 
@@ -115,6 +116,7 @@ fn every_architecture_is_written_as_it_is_read() {
         ("mistral", json!({"sliding_window": null})),
         ("qwen2", json!({"use_sliding_window": true, "sliding_window": 7, "max_window_layers": 1})),
         ("qwen3", json!({"head_dim": 16, "attention_bias": true})),
+        ("llama", json!({"eos_token_id": [2, 5, 9]})),
     ] {
         let config = of(model_type, fields).unwrap();
         let written = config.to_hf_json(DType::F32);
