@@ -28,6 +28,10 @@ const GGUF: &str = "model.gguf";
 
 /// Models compiled into the program.
 const EMBEDDED: &[&str] = &["tiny"];
+/// What a bare value may be beside a path.
+const WORDS: &[&str] = &["tiny", "hub:*"];
+/// How a bare value names a repository: `hub:ORG/NAME`, with `@REVISION` where it is not `main`.
+const HUB: &str = "hub:";
 
 /// Where a checkpoint is.
 enum Place<'a> {
@@ -69,10 +73,16 @@ impl Load {
     }
 }
 
-/// The repository that `from hub=` names.
+/// The repository that `from hub=`, or a bare `hub:`, names.
 fn repo(params: &Params) -> Result<Option<Repo>, StageError> {
-    let Some(name) = params.text("from.hub") else { return Ok(None) };
-    Ok(Some(Repo::new(name, params.text("from.revision").unwrap_or("main"))?))
+    let bare = params.text("from").and_then(|from| from.strip_prefix(HUB));
+    let (name, revision) =
+        match (params.text("from.hub"), bare.map(|bare| bare.split_once('@').unwrap_or((bare, "main")))) {
+            (Some(name), _) => (name, params.text("from.revision").unwrap_or("main")),
+            (None, Some(named)) => named,
+            (None, None) => return Ok(None),
+        };
+    Ok(Some(Repo::new(name, revision)?))
 }
 
 impl Default for Load {
@@ -93,9 +103,10 @@ impl Default for Load {
 }
 
 fn schema() -> Schema {
-    let any = "Where the checkpoint is: an embedded model's name, a Hugging Face folder or a `.gguf` file; or, instead, \
-               exactly one of the properties.";
-    let from = NodeSpec::value(ParamSpec::new("from", ParamType::FileOr(EMBEDDED), any).location())
+    let any = "Where the checkpoint is: an embedded model's name, a Hugging Face folder, a `.gguf` file, or a repository \
+               of the hub as `hub:ORG/NAME`, with `@REVISION` if it is not `main`; or, instead, exactly one of the \
+               properties.";
+    let from = NodeSpec::value(ParamSpec::new("from", ParamType::FileOr(WORDS), any).location())
         .prop(
             ParamSpec::new("embedded", ParamType::Choice(EMBEDDED), "A model compiled into the program.")
                 .location(),
@@ -172,7 +183,8 @@ impl Stage for Load {
             wrong.push(("from.revision".into(), "only a checkpoint of the `hub` has revisions".into()));
         }
         if let Err(error) = repo(params) {
-            wrong.push(("from.hub".into(), error.to_string()));
+            let place = if params.has("from.hub") { "from.hub" } else { "from" };
+            wrong.push((place.into(), error.to_string()));
         }
         wrong
     }
@@ -263,4 +275,30 @@ fn weight_of(
 /// A blob of one tensor, `weight`.
 fn one_tensor(store: &Store, dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<UnitOutput, StageError> {
     crate::blobs::write(store, &[("weight", dtype, shape.to_vec(), bytes)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(params: &[(&str, &str)]) -> Result<Option<(String, String)>, String> {
+        let given = params.iter().map(|(path, text)| ((*path).to_owned(), Value::Text((*text).into())));
+        let params = Params(given.collect());
+        let wrong = Load::default().check(&params);
+        match repo(&params) {
+            Ok(repo) => Ok(repo.map(|repo| (repo.to_string(), wrong.len().to_string()))),
+            Err(error) => Err(format!("{}: {error}", wrong[0].0)),
+        }
+    }
+
+    #[test]
+    fn a_repository_is_named_by_a_property_or_a_bare_word() {
+        let found = |text: &str| Ok(Some((text.to_owned(), "0".to_owned())));
+        assert_eq!(named(&[("from", "tiny")]), Ok(None));
+        assert_eq!(named(&[("from", "hub:a/b")]), named(&[("from.hub", "a/b")]));
+        assert_eq!(named(&[("from", "hub:a/b@v1")]), named(&[("from.hub", "a/b"), ("from.revision", "v1")]));
+        assert_eq!(named(&[("from.hub", "a/b")]), found(&Repo::new("a/b", "main").unwrap().to_string()));
+        assert!(named(&[("from", "hub:a/b/c")]).unwrap_err().starts_with("from: "));
+        assert!(named(&[("from.hub", "a/../c")]).unwrap_err().starts_with("from.hub: "));
+    }
 }
