@@ -95,6 +95,33 @@ fn truncated_weights() {
 }
 
 #[test]
+fn weights_that_are_not_finite() {
+    let study =
+        "qpipe 1 name=broken\nload base { from \"./m\" }\nquantize weights { model base; scheme nf4 }\n";
+    let project = project(study);
+    let path = project.path("m/model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&whole[8..header]).unwrap();
+    let module = "model.layers.0.mlp.down_proj";
+    let tensor = &tensors[format!("{module}.weight")];
+    let end = header + tensor["data_offsets"][1].as_u64().unwrap() as usize;
+    let (nan, infinity): (&[u8], &[u8]) = match tensor["dtype"].as_str().unwrap() {
+        "F16" => (&[0x00, 0x7e], &[0x00, 0x7c]),
+        "BF16" => (&[0xc0, 0x7f], &[0x80, 0x7f]),
+        "F32" => (&[0x00, 0x00, 0xc0, 0x7f], &[0x00, 0x00, 0x80, 0x7f]),
+        other => panic!("no test for {other}"),
+    };
+    for value in [nan, infinity] {
+        let mut spoiled = whole.clone();
+        spoiled[end - value.len()..end].copy_from_slice(value);
+        fs::write(&path, &spoiled).unwrap();
+        assert_refused(&project, 1, &[module]);
+    }
+    assert_runs_once_repaired(&project);
+}
+
+#[test]
 fn a_tokenizer_with_more_tokens_than_the_embedding_has_rows() {
     let project = project(STUDY);
     edit_json(&project, "tokenizer.json", |tokenizer| {

@@ -14,4 +14,5 @@ mod processes;
 mod program;
 #[path = "../support/python.rs"]
 mod python;
+mod quantize;
 mod resume;

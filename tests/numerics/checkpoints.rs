@@ -66,15 +66,20 @@ fn difference(a: &[f32], b: &[f32]) -> (f64, f32) {
 fn quantized_checkpoints_load_as_they_are_and_give_their_logits() {
     let lab = Lab::new();
     let plain = expected("f32");
-    // measured: 0.013 for nf4dq. The reference rounds to its compute dtype in other places; that 4-bit codes are far from the unquantized model shows that they are what was computed with
-    for (name, compute, bound) in [("nf4dq", "bf16", 0.02), ("int8", "f16", 0.04)] {
+    // The reference rounds to its compute dtype in other places: 0.013 apart for nf4dq. Activations in int8 make every
+    // such difference a step of a code: the reference's own CPU path is 0.0197 from these logits of its CUDA path, ours
+    // 0.027. So what was computed is told by the distance from the unquantized model: 0.0337 there, 0.0220 if only
+    // weights were int8.
+    for (name, compute, bound, distance) in
+        [("nf4dq", "bf16", 0.02, 0.2..1.0), ("int8", "f16", 0.03, 0.0315..0.0355)]
+    {
         let folder = folder(name);
         let artifact = load(&lab, folder.path(), compute).unwrap();
         let ours = logits(&lab, &artifact);
         let ((rms, largest), (apart, _)) = (difference(&ours, &expected(name)), difference(&ours, &plain));
         println!("{name}: rms {rms}, largest {largest}; from the unquantized model {apart}");
         assert!(rms < bound, "{name}: {rms} {largest}");
-        assert!(name == "int8" || apart > 0.2, "{name}: {apart}");
+        assert!(distance.contains(&apart), "{name}: {apart}");
         let model = ModelArtifact::read(&lab.store, &artifact).unwrap();
         let quantized = model.modules.values().filter(|module| module.encoding != Encoding::Dense);
         assert_eq!(quantized.count(), 14);
