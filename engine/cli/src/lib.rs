@@ -32,21 +32,21 @@ pub fn main_with(registry: &StageRegistry, args: impl IntoIterator<Item = OsStri
 /// runs in its threads, so the process should end now.
 pub fn run_with(registry: &StageRegistry, args: impl IntoIterator<Item = OsString>) -> Exit {
     panics::mute_workers();
-    let signals = signals::Signals::watch();
+    let signals = signals::Signals::default();
     let mut printer = Printer::of_process();
-    let exit = dispatch(registry, args, &mut printer, &signals.cancel);
+    let exit = dispatch(registry, args, &mut printer, &|| signals.watch());
     match exit {
         Exit::Signal(_) => signals.received().unwrap_or(exit),
         _ => exit,
     }
 }
 
-/// Parses and runs one command, printing to `printer`; `cancel` stops a run.
+/// Parses and runs one command, printing to `printer`. `cancel` is asked, before anything runs, for what stops a run.
 pub fn dispatch(
     registry: &StageRegistry,
     args: impl IntoIterator<Item = OsString>,
     printer: &mut Printer,
-    cancel: &qpipe_sdk::Cancel,
+    cancel: &dyn Fn() -> qpipe_sdk::Cancel,
 ) -> Exit {
     let args = match Args::parse_line(args) {
         Ok(args) => args,

@@ -2,8 +2,8 @@
 //! nothing is lost, since an unfinished commit is no commit.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use qpipe_sdk::Cancel;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -12,20 +12,26 @@ use signal_hook::iterator;
 use crate::exit::Exit;
 
 /// What was received so far.
+#[derive(Default)]
 pub(crate) struct Signals {
-    pub(crate) cancel: Cancel,
+    cancel: OnceLock<Cancel>,
     first: Arc<AtomicI32>,
 }
 
 impl Signals {
-    /// Starts watching. Where signals cannot be had, they keep their usual effect.
-    pub(crate) fn watch() -> Self {
-        let this = Self { cancel: Cancel::default(), first: Arc::default() };
+    /// What the first signal cancels; watching starts at the first call. Before it, and where signals cannot be had, they
+    /// keep their usual effect.
+    pub(crate) fn watch(&self) -> Cancel {
+        self.cancel.get_or_init(|| self.start()).clone()
+    }
+
+    fn start(&self) -> Cancel {
+        let cancel = Cancel::default();
         if let Ok(mut signals) = iterator::Signals::new([SIGINT, SIGTERM]) {
-            let (cancel, first) = (this.cancel.clone(), Arc::clone(&this.first));
+            let (cancel, first) = (cancel.clone(), Arc::clone(&self.first));
             std::thread::spawn(move || signals.forever().for_each(|signal| take(signal, &cancel, &first)));
         }
-        this
+        cancel
     }
 
     /// The exit that a received signal asks for.

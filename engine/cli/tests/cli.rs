@@ -71,7 +71,7 @@ fn qpipe(lab: &Lab, args: &[&str]) -> Ended {
     let mut printer = Printer::new(Box::new(out.clone()), Box::new(err.clone()), 110);
     let store = lab.dir.path().join("cli-store");
     let all = ["qpipe"].iter().chain(args).map(OsString::from).chain(["--store".into(), store.into()]);
-    let exit = dispatch(&lab.registry(), all, &mut printer, &lab.options().cancel);
+    let exit = dispatch(&lab.registry(), all, &mut printer, &|| lab.options().cancel.clone());
     drop(printer);
     Ended { exit, out: out.text(), err: err.text() }
 }

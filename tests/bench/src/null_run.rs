@@ -6,7 +6,7 @@
 //! tables are what a user's run has. Both tools run as processes of their own; their CPU time is what the kernel counted.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use qpipe_sdk::{
     Artifact, ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType,
     PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec,
 };
+use wait4::Wait4;
 
 /// First argument of this binary when it plays the program.
 const AS_QPIPE: &str = "--as-qpipe";
@@ -70,23 +71,6 @@ fn measure(arguments: &Arguments) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A shell that runs its arguments and then prints what they took.
-fn timed() -> Command {
-    let mut command = Command::new("bash");
-    command.args(["-c", "\"$@\" > /dev/null; status=$?; times; exit $status", "timed"]);
-    command
-}
-
-/// User and system time of children, from the last line of `times`: `0m0.012s 0m0.003s`.
-fn cpu(line: &str) -> Option<Duration> {
-    let one = |text: &str| {
-        let (minutes, seconds) = text.strip_suffix('s')?.split_once('m')?;
-        Some(60.0 * minutes.parse::<f64>().ok()? + seconds.parse::<f64>().ok()?)
-    };
-    let (user, system) = line.split_once(' ')?;
-    Some(Duration::from_secs_f64(one(user)? + one(system)?))
-}
-
 fn read_number(path: &Path) -> u64 {
     fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
@@ -110,8 +94,8 @@ impl Peer {
     fn qpipe(dir: &Path, nodes: usize) -> std::io::Result<Self> {
         let manifest = dir.join("null.kdl");
         fs::write(&manifest, text(nodes))?;
-        let mut command = timed();
-        command.arg(std::env::current_exe()?).args([AS_QPIPE, "run"]).arg(manifest);
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([AS_QPIPE, "run"]).arg(manifest);
         command.arg("--store").arg(dir.join("store")).env(PEAK, dir.join("peak"));
         let mut peer = Self { command, peak: Some(dir.join("peak")) };
         // one run fills the store; the next is the first to look, and leaves the census that later ones use
@@ -133,21 +117,27 @@ impl Peer {
             File::create(dir.join(format!("quality{cell}")))?;
         }
         file.flush()?;
-        let mut command = timed();
-        command.arg("ninja").arg("-C").arg(&dir);
+        let mut command = Command::new("ninja");
+        command.arg("-C").arg(&dir);
         let mut peer = Self { command, peak: None };
         peer.run()?;
         Ok(peer)
     }
 
-    /// Runs it under a shell, which tells the CPU time of its children.
     fn run(&mut self) -> std::io::Result<Sample> {
         let clock = Instant::now();
-        let output = self.command.stdin(Stdio::null()).output()?;
+        let mut child =
+            self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut errors = Vec::new();
+        if let Some(mut err) = child.stderr.take() {
+            err.read_to_end(&mut errors)?;
+        }
+        let ended = child.wait4()?;
         let time = clock.elapsed();
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let times = out.lines().last().and_then(cpu).filter(|_| output.status.success());
-        let cpu = times.ok_or_else(|| std::io::Error::other(err.into_owned()))?;
+        if !ended.status.success() {
+            return Err(std::io::Error::other(String::from_utf8_lossy(&errors).into_owned()));
+        }
+        let cpu = ended.rusage.utime + ended.rusage.stime;
         Ok(Sample { cpu, time, peak_kib: self.peak.as_deref().map_or(0, read_number) })
     }
 

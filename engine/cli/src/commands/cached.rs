@@ -1,10 +1,12 @@
 //! `qpipe run` of a study whose every result is cached, by its ticket.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use qpipe_cache::Store;
+use qpipe_engine::record::RecordError;
 use qpipe_engine::report::HumanReporter;
 use qpipe_engine::run::{Counts, EVENTS_SCHEMA, RunEvent, RunEventKind, RunObserver, RunOutcome};
 use qpipe_engine::ticket::{self, Ask, Cached, CachedRun, Watched};
@@ -14,6 +16,7 @@ use super::run::tell_record;
 use super::study::Text;
 use super::summary;
 use crate::args::{Format, RunArgs};
+use crate::error::CliError;
 use crate::exit::Exit;
 use crate::printer::Printer;
 
@@ -77,7 +80,7 @@ fn tool() -> Option<String> {
 }
 
 /// Tells of the run what any other would tell.
-pub(super) fn tell(run: CachedRun, format: Format, printer: &mut Printer) -> Exit {
+pub(super) fn tell(run: CachedRun, format: Format, printer: &mut Printer) -> Result<Exit, CliError> {
     let counts = Counts { cached: run.nodes, ..Counts::default() };
     match format {
         Format::Human => {
@@ -85,16 +88,20 @@ pub(super) fn tell(run: CachedRun, format: Format, printer: &mut Printer) -> Exi
             printer.data_block(&run.overview.text(printer.width));
         }
         Format::Jsonl => {
+            let op = "read";
+            let mut log = File::open(&run.events).map_err(|source| {
+                CliError::Record(RecordError::Io { op, path: run.events.clone(), source })
+            })?;
             let out = printer.data_writer();
             // as with every line of data, a closed pipe is no error
-            let _closed = out.write_all(&run.events).and_then(|()| out.flush());
+            let _closed = io::copy(&mut log, out).and_then(|_| out.flush());
         }
     }
     summary::tell_counts(&counts, run.elapsed_ms, run.saved_ms, printer);
     tell_record(&run.dir, printer);
     // the program ends here
     std::mem::forget(run);
-    Exit::Ok
+    Ok(Exit::Ok)
 }
 
 fn tell_events(run: &CachedRun, counts: Counts, printer: &mut Printer) {

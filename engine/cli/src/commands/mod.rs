@@ -33,7 +33,7 @@ pub fn run(
     registry: &StageRegistry,
     args: &Args,
     printer: &mut Printer,
-    cancel: &Cancel,
+    cancel: &dyn Fn() -> Cancel,
 ) -> Result<Exit, CliError> {
     match &args.command {
         Command::Run(run) => run::run(registry, args, run, printer, cancel),
@@ -51,7 +51,11 @@ pub fn run(
             show::diff(&existing(&args.store)?, (a, b), *json, printer)
         }
         Command::Runs(RunsCommand::Ls { json }) => runs::ls(&existing(&args.store)?, *json, printer),
-        Command::Worker => worker::serve(registry),
+        Command::Worker => {
+            // a signal that reaches the engine and its workers alike is the engine's to act on
+            let _unheard = cancel();
+            worker::serve(registry)
+        }
         Command::Cache(command) => cache::run(&existing(&args.store)?, command, printer),
     }
 }

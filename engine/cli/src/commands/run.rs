@@ -31,7 +31,7 @@ pub(super) fn run(
     all: &Args,
     args: &RunArgs,
     printer: &mut Printer,
-    cancel: &Cancel,
+    cancel: &dyn Fn() -> Cancel,
 ) -> Result<Exit, CliError> {
     let text = Text::read(&args.study)?;
     let (watched, tickets) = (Watched::default(), Tickets::new(args, &text));
@@ -40,14 +40,15 @@ pub(super) fn run(
     if let (Some(store), Some(tickets)) = (&store, &tickets)
         && let Some(run) = tickets.run_cached(store, registry)
     {
-        return Ok(cached::tell(run, args.format, printer));
+        return cached::tell(run, args.format, printer);
     }
+    let cancel = cancel();
     let Loaded { study, registry: loaded } = text.load(registry, &args.study, &watched)?;
     // plugins are programs, which no ticket knows
     let tickets = tickets.filter(|_| loaded.kinds().count() == registry.kinds().count());
     let registry = isolated(loaded, &args.isolate)?;
-    let (options, force) = (options(&study, args, cancel)?, args.asked.forced(&study)?);
-    fetch::fetch(&study, &registry, printer, cancel)?;
+    let (options, force) = (options(&study, args, &cancel)?, args.asked.forced(&study)?);
+    fetch::fetch(&study, &registry, printer, &cancel)?;
     let store = store.map_or_else(|| Store::open(&all.store), Ok)?;
     let plan = plan::plan(&study, &registry, &store, &PlanOptions { force })?;
     let options = with_machine(options, &plan, args);

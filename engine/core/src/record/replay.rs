@@ -16,7 +16,7 @@ use super::error::RecordError;
 use super::id::RunId;
 use super::recorder::{begin, write, write_with};
 use super::summary::include_name;
-use super::text::{RunHead, run_text};
+use super::text::{RunHead, head_text, tail_text};
 use crate::run::{EVENTS_SCHEMA, RunEvent, RunEventKind};
 
 /// The files that say nothing of the run, as far as a record has them.
@@ -58,30 +58,34 @@ impl Part {
         Self { start: start as u64, bytes: part.len() as u64, digest: Digest::of_bytes_here(part) }
     }
 
-    /// Appends the part, if it still is what it was.
-    fn read(&self, path: &Path, out: &mut Vec<u8>) -> io::Result<()> {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(self.start))?;
-        let before = out.len();
-        out.reserve_exact(usize::try_from(self.bytes).map_err(io::Error::other)?);
-        let read = file.take(self.bytes).read_to_end(out)?;
-        self.check(read as u64, Digest::of_bytes_here(&out[before..]))
-    }
-
-    /// Copies the part to the beginning of another file, a piece at a time, and fails if it was not what it was.
-    fn copy(&self, from: &Path, to: &mut File, piece: &mut [u8]) -> io::Result<()> {
+    /// Hands the part over a piece at a time, and fails after the last if it was not what it was. `take` says how much of
+    /// a piece it took; the rest comes again before what follows.
+    fn each(
+        &self,
+        from: &Path,
+        piece: &mut [u8],
+        mut take: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         let mut file = File::open(from)?;
         file.seek(SeekFrom::Start(self.start))?;
-        let (mut file, mut copied, mut seen) = (file.take(self.bytes), 0, Pieces::default());
+        let (mut file, mut copied, mut seen, mut kept) = (file.take(self.bytes), 0, Pieces::default(), 0);
         loop {
-            let read = file.read(piece)?;
+            let read = file.read(&mut piece[kept..])?;
             if read == 0 {
                 return self.check(copied, seen.digest());
             }
-            seen.add(&piece[..read]);
-            to.write_all(&piece[..read])?;
             copied += read as u64;
+            let full = kept + read;
+            seen.add(&piece[kept..full]);
+            let taken = take(&mut piece[..full])?;
+            piece.copy_within(taken..full, 0);
+            kept = full - taken;
         }
+    }
+
+    /// Copies the part, and fails if it was not what it was.
+    fn copy(&self, from: &Path, to: &mut File, piece: &mut [u8]) -> io::Result<()> {
+        self.each(from, piece, |piece| to.write_all(piece).map(|()| piece.len()))
     }
 
     fn check(&self, bytes: u64, digest: Digest) -> io::Result<()> {
@@ -128,8 +132,8 @@ pub(crate) struct Replay<'a> {
 /// A record that was written.
 pub(crate) struct Replayed {
     pub(crate) dir: PathBuf,
-    /// The log.
-    pub(crate) events: Vec<u8>,
+    /// The log's file.
+    pub(crate) events: PathBuf,
     pub(crate) elapsed_ms: u64,
 }
 
@@ -159,19 +163,22 @@ impl Replay<'_> {
             write(&dir.join(include_name(index, &include.path)), text.as_bytes())?;
         }
         let elapsed_ms = self.clock.elapsed().as_millis() as u64;
-        let events = self.events(&from.join(EVENTS), elapsed_ms)?;
-        write(&dir.join(EVENTS), &events)?;
+        let (events, path) = (dir.join(EVENTS), from.join(EVENTS));
+        write_with(&events, |file| self.events(&path, file, elapsed_ms, &mut piece))
+            .map_err(RecordError::io("copy", &path))?;
         let head = RunHead { run: run.clone(), started: started.to_owned(), elapsed_ms, ..self.head.clone() };
         let path = from.join(RUN);
-        let (text, _) =
-            run_text(&head, |out| self.model.middle.read(&path, out).map_err(serde_json::Error::io))
-                .map_err(|source| RecordError::Json { path: path.clone(), source })?;
-        write(&dir.join(RUN), &text)?;
+        write_with(&dir.join(RUN), |file| {
+            file.write_all(&head_text(&head)?)?;
+            self.model.middle.copy(&path, file, &mut piece)?;
+            file.write_all(&tail_text()?)
+        })
+        .map_err(RecordError::io("copy", &path))?;
         Ok(Replayed { dir: dir.to_owned(), events, elapsed_ms })
     }
 
-    /// The log, every event of it at this moment.
-    fn events(&self, path: &Path, elapsed_ms: u64) -> Result<Vec<u8>, RecordError> {
+    /// Writes the log, every event of it at this moment.
+    fn events(&self, from: &Path, to: &mut File, elapsed_ms: u64, piece: &mut [u8]) -> io::Result<()> {
         let RunHead { study, outcome, counts, .. } = self.head;
         let (outcome, counts, nodes) = (*outcome, *counts, counts.cached);
         let first = RunEvent::now(RunEventKind::RunStarted {
@@ -182,18 +189,29 @@ impl Replay<'_> {
         });
         let at = first.at_unix_ms.to_string();
         let last = RunEvent::now(RunEventKind::RunFinished { outcome, counts, elapsed_ms });
-        let failed = |source| RecordError::Json { path: path.to_owned(), source };
-        let mut log = Vec::with_capacity(self.model.events.bytes as usize + 1024);
-        serde_json::to_writer(&mut log, &first).map_err(failed)?;
-        log.push(b'\n');
-        let start = log.len();
-        self.model.events.read(path, &mut log).map_err(RecordError::io("copy", path))?;
-        let told = set_time(&mut log[start..], at.as_bytes());
-        told.ok_or_else(|| io::Error::other("a line has no time")).map_err(RecordError::io("copy", path))?;
-        serde_json::to_writer(&mut log, &last).map_err(failed)?;
-        log.push(b'\n');
-        Ok(log)
+        to.write_all(&line(&first)?)?;
+        let mut open = 0;
+        self.model.events.each(from, piece, |piece| {
+            let whole = piece.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            open = piece.len() - whole;
+            if open == PIECE {
+                return Err(io::Error::other("a line has no end"));
+            }
+            set_time(&mut piece[..whole], at.as_bytes())
+                .ok_or_else(|| io::Error::other("a line has no time"))?;
+            to.write_all(&piece[..whole]).map(|()| whole)
+        })?;
+        if open > 0 {
+            return Err(io::Error::other("the last line has no end"));
+        }
+        to.write_all(&line(&last)?)
     }
+}
+
+fn line(event: &RunEvent) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// Sets the time of every line; `None` where one has none of this length.
@@ -220,5 +238,24 @@ mod tests {
         assert_eq!(log, b"{\"at_unix_ms\":999,\"a\":111}\n{\"at_unix_ms\":999,\"b\":1}\n");
         assert!(set_time(&mut log, b"99").is_none() && set_time(&mut log, b"9999").is_none());
         assert!(set_time(&mut b"{}\n".to_vec(), b"999").is_none());
+    }
+
+    #[test]
+    fn what_is_not_taken_of_a_piece_comes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, lines) = (dir.path().join("log"), "a\nbcdefgh\nij\nklmnop\n");
+        fs::write(&path, format!("first\n{lines}last\n")).unwrap();
+        let file = fs::read(&path).unwrap();
+        let part = Part::of(&file, 6, 6 + lines.len());
+        let mut seen = String::new();
+        let mut take = |piece: &mut [u8]| {
+            let whole = piece.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            seen.push_str(std::str::from_utf8(&piece[..whole]).unwrap());
+            Ok(whole)
+        };
+        part.each(&path, &mut [0; 9], &mut take).unwrap();
+        fs::write(&path, format!("first\n{}last\n", lines.replace('k', "K"))).unwrap();
+        assert!(part.each(&path, &mut [0; 9], &mut take).is_err());
+        assert_eq!(seen, [lines, &lines.replace('k', "K")].concat());
     }
 }

@@ -61,20 +61,32 @@ fn includes(study: &Study) -> Vec<IncludeSummary> {
 }
 
 /// The whole text, and where in it the middle is. `middle` appends that to what it is given.
-pub(super) fn run_text<E: From<serde_json::Error>>(
+pub(super) fn run_text(
     head: &RunHead,
-    middle: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-) -> Result<(Vec<u8>, Range<usize>), E> {
-    let mut text = serde_json::to_vec(head)?;
-    text.pop();
-    text.push(b',');
+    middle: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>,
+) -> serde_json::Result<(Vec<u8>, Range<usize>)> {
+    let mut text = head_text(head)?;
     let start = text.len();
     middle(&mut text)?;
     let end = text.len();
-    text.extend(b",\"environment\":");
+    text.extend(tail_text()?);
+    Ok((text, start..end))
+}
+
+/// What stands before the middle.
+pub(super) fn head_text(head: &RunHead) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(head)?;
+    text.pop();
+    text.push(b',');
+    Ok(text)
+}
+
+/// What follows the middle: where this process runs.
+pub(super) fn tail_text() -> serde_json::Result<Vec<u8>> {
+    let mut text = b",\"environment\":".to_vec();
     serde_json::to_writer(&mut text, &Environment::probe())?;
     text.push(b'}');
-    Ok((text, start..end))
+    Ok(text)
 }
 
 /// Appends the cells and nodes of a run.

@@ -52,8 +52,8 @@ pub struct CachedRun {
     pub overview: Overview,
     /// The run's record.
     pub dir: PathBuf,
-    /// The run's log, as in its record: one event a line, one per node.
-    pub events: Vec<u8>,
+    /// The file of the run's log: one event a line, one per node.
+    pub events: PathBuf,
 }
 
 /// Runs a study by its ticket: looks everything up and writes the run's record. `None` where there is no ticket or it does
