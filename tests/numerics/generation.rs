@@ -54,6 +54,19 @@ const TEXTS: [&str; 3] = [
     "Tom is in the kitchen. Ann sees him.",
 ];
 
+/// Parameters of the schemes whose products run on packed weights.
+fn packed() -> [Vec<(&'static str, Value)>; 5] {
+    let double = ("scheme.double-quant", Value::Bool(true));
+    let asymmetric = [("scheme.symmetric", Value::Bool(false)), ("scheme.bits", Value::Int(8))];
+    [
+        vec![("scheme", text("nf4")), double],
+        vec![("scheme", text("fp4"))],
+        vec![("scheme", text("int8-weight-only"))],
+        vec![("scheme", text("rtn")), ("scheme.group", Value::Int(64))],
+        [vec![("scheme", text("rtn"))], asymmetric.to_vec()].concat(),
+    ]
+}
+
 #[test]
 fn decoding_with_a_cache_equals_the_forward_pass_without_one() {
     let lab = Lab::new();
@@ -69,15 +82,7 @@ fn decoding_with_a_cache_equals_the_forward_pass_without_one() {
 fn so_it_does_on_packed_weights() {
     let lab = Lab::new();
     let base = tiny(&lab);
-    let double = ("scheme.double-quant", Value::Bool(true));
-    let asymmetric = [("scheme.symmetric", Value::Bool(false)), ("scheme.bits", Value::Int(8))];
-    for params in [
-        vec![("scheme", text("nf4")), double],
-        vec![("scheme", text("fp4"))],
-        vec![("scheme", text("int8-weight-only"))],
-        vec![("scheme", text("rtn")), ("scheme.group", Value::Int(64))],
-        [vec![("scheme", text("rtn"))], asymmetric.to_vec()].concat(),
-    ] {
+    for params in packed() {
         let model = lab.model(&lab.quantize(&base, &params).artifact);
         let prompts = prompts(&model, &TEXTS);
         for pick in [Pick::Greedy, SAMPLED] {
@@ -151,15 +156,7 @@ fn a_generation_is_the_same_again_and_its_texts_are_those_of_the_decoder() {
 fn products_on_packed_weights_equal_products_on_dequantized_ones() {
     let lab = Lab::new();
     let base = tiny(&lab);
-    let double = ("scheme.double-quant", Value::Bool(true));
-    let asymmetric = [("scheme.symmetric", Value::Bool(false)), ("scheme.bits", Value::Int(8))];
-    for params in [
-        vec![("scheme", text("nf4")), double],
-        vec![("scheme", text("fp4"))],
-        vec![("scheme", text("int8-weight-only"))],
-        vec![("scheme", text("rtn")), ("scheme.group", Value::Int(64))],
-        [vec![("scheme", text("rtn"))], asymmetric.to_vec()].concat(),
-    ] {
+    for params in packed() {
         let model = lab.model(&lab.quantize(&base, &params).artifact);
         let ids = model.tokenizer.encode("It is warm. Ben walks to the garden.", false).unwrap();
         let whole = last_logits(&model.llama, &ids);

@@ -2,7 +2,7 @@
 
 use qpipe_engine::run::{How, NodeResult};
 
-/// `r`an, `c`ached, `F`ailed, `s`kipped, stopped (`.`), `u`nselected.
+/// `r`an, `c`ached, `F`ailed, `s`kipped, stopped (`.`), not selected (`-`).
 pub(crate) fn hows(nodes: &[NodeResult]) -> String {
     let letter = |node: &NodeResult| match node {
         NodeResult::Done { how: How::Ran, .. } => 'r',
@@ -10,7 +10,7 @@ pub(crate) fn hows(nodes: &[NodeResult]) -> String {
         NodeResult::Failed { .. } => 'F',
         NodeResult::Skipped { .. } => 's',
         NodeResult::Stopped => '.',
-        NodeResult::Unselected => 'u',
+        NodeResult::Unselected => '-',
     };
     nodes.iter().map(letter).collect()
 }

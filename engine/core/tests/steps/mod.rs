@@ -3,6 +3,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+#[path = "../hows/mod.rs"]
+mod hows;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -13,12 +16,14 @@ use qpipe_cache::Store;
 use qpipe_engine::graph::{Cell, CellId, Node, NodeId, ReportSpec, Span, Spans, Study};
 use qpipe_engine::limits::Limits;
 use qpipe_engine::plan::{PlanOptions, plan};
-use qpipe_engine::run::{How, NodeResult, RunEvent, RunOptions, RunResult, run};
+use qpipe_engine::run::{RunEvent, RunOptions, RunResult, run};
 use qpipe_engine::sources::Sources;
 use qpipe_sdk::{
     Artifact, ArtifactKind, Context, Determinism, GpuNeed, Outcome, Params, PortSpec, Resources, Schema,
     Stage, StageError, StageRegistry, StageSpec, Value,
 };
+
+use hows::hows;
 
 /// No step waits longer than this for something that ought to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -239,17 +244,9 @@ impl Steps {
     }
 }
 
-/// A letter per node: `r`an, `c`ached, `F`ailed, `s`kipped, `.` stopped, `-` not selected.
+/// [`hows`] of a whole run.
 pub fn ends(result: &RunResult) -> String {
-    let letter = |node: &NodeResult| match node {
-        NodeResult::Done { how: How::Ran, .. } => 'r',
-        NodeResult::Done { how: How::Cached, .. } => 'c',
-        NodeResult::Failed { .. } => 'F',
-        NodeResult::Skipped { .. } => 's',
-        NodeResult::Stopped => '.',
-        NodeResult::Unselected => '-',
-    };
-    result.nodes.iter().map(letter).collect()
+    hows(&result.nodes)
 }
 
 /// `do=…`.
