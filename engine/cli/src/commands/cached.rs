@@ -1,7 +1,6 @@
 //! `qpipe run` of a study whose every result is cached, by its ticket.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -88,13 +87,12 @@ pub(super) fn tell(run: CachedRun, format: Format, printer: &mut Printer) -> Res
             printer.data_block(&run.overview.text(printer.width));
         }
         Format::Jsonl => {
-            let op = "read";
-            let mut log = File::open(&run.events).map_err(|source| {
-                CliError::Record(RecordError::Io { op, path: run.events.clone(), source })
+            let log = fs::read(&run.events).map_err(|source| {
+                CliError::Record(RecordError::Io { op: "read", path: run.events.clone(), source })
             })?;
             let out = printer.data_writer();
             // as with every line of data, a closed pipe is no error
-            let _closed = io::copy(&mut log, out).and_then(|_| out.flush());
+            let _closed = out.write_all(&log).and_then(|()| out.flush());
         }
     }
     summary::tell_counts(&counts, run.elapsed_ms, run.saved_ms, printer);
