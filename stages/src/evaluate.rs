@@ -11,6 +11,7 @@
 //! | [`custom`] | a task described in the manifest |
 //! | [`encode`] | token ids, as the harness makes them |
 //! | [`classify`], [`ratio`], [`divergence`] | metrics |
+//! | [`data`] | where a task's rows are: a file, the embedded data, a file of the hub |
 //! | [`statistics`] | standard errors and paired comparisons |
 //!
 //! Adding a task: one file here, one line in [`TASKS`].
@@ -20,6 +21,7 @@ mod boolq;
 mod choice;
 mod classify;
 mod custom;
+mod data;
 mod divergence;
 mod encode;
 mod hellaswag;
@@ -40,8 +42,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use qpipe_cache::Digest;
 use qpipe_sdk::{
-    Artifact, ArtifactKind, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType, Params,
-    PortSpec, Resources, Schema, Source, SourceData, Stage, StageError, StageSpec, Value,
+    Artifact, ArtifactKind, Cancel, Context, Determinism, EventSink, Metric, NodeSpec, Outcome, ParamSpec,
+    ParamType, Params, PortSpec, Resources, Schema, Source, Stage, StageError, StageSpec, Value,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +52,8 @@ pub use scoring::LoggedItem;
 use scoring::{Scoring, Subject};
 use statistics::paired::PORT as AGAINST;
 use task::Task;
+
+use crate::hub::Hub;
 
 /// Format of the evaluation artifact.
 pub const FORMAT: &str = "qpipe.evaluation/2";
@@ -87,6 +91,15 @@ pub struct TaskLog {
 
 pub struct Evaluate {
     spec: StageSpec,
+    hub: Option<Hub>,
+}
+
+impl Evaluate {
+    /// One that can take data from a hub.
+    #[must_use]
+    pub fn with_hub(hub: Hub) -> Self {
+        Self { hub: Some(hub), ..Self::default() }
+    }
 }
 
 impl Default for Evaluate {
@@ -117,6 +130,7 @@ impl Default for Evaluate {
                 schema: schema(),
                 determinism: Determinism::Seeded,
             },
+            hub: None,
         }
     }
 }
@@ -158,6 +172,7 @@ impl Stage for Evaluate {
 
     fn check(&self, params: &Params) -> Vec<(String, String)> {
         let mut wrong = custom::check(params);
+        wrong.extend(data::check(params));
         for task in asked(params) {
             let path = |name: &str| format!("task.{}.{name}", task.name);
             let shots = params.int(&path("shots")).unwrap_or(0);
@@ -168,22 +183,12 @@ impl Stage for Evaluate {
         wrong
     }
 
+    fn fetch(&self, params: &Params, events: &dyn EventSink, cancel: &Cancel) -> Result<(), StageError> {
+        data::fetch(params, self.hub.as_ref(), events, cancel)
+    }
+
     fn sources(&self, params: &Params) -> Result<Vec<Source>, StageError> {
-        let mut sources: Vec<Source> = params
-            .files()
-            .map(|(name, path)| Source { name: name.to_owned(), data: SourceData::File(path.to_owned()) })
-            .collect();
-        for task in asked(params) {
-            let name = format!("task.{}.data", task.name);
-            match (params.get(&name), task.embedded) {
-                (Some(Value::Text(_)), Some(embedded)) => {
-                    sources.push(Source { name, data: SourceData::Embedded(embedded.bytes) });
-                }
-                (Some(Value::File(_)), _) => {}
-                _ => return Err(StageError::config(format!("`{name}` is missing"))),
-            }
-        }
-        Ok(sources)
+        data::sources(params, self.hub.as_ref())
     }
 
     fn numerics(&self, params: &Params) -> Option<String> {

@@ -5,6 +5,9 @@
 //! the commit that the cache folder says (`refs/main`), until that file is deleted; a commit stays what it is anyway.
 //! What enters a stage's key is the content of the files, not the revision's name.
 //!
+//! A repository is a checkpoint's ([`Repo`]), taken whole, or a data set's, of which single files are taken
+//! ([`DataFile`]); their folders begin with `models--` and `datasets--`.
+//!
 //! | in the cache folder | what |
 //! |---|---|
 //! | `models--ORG--NAME/refs/REVISION` | the commit that a branch or tag stands for |
@@ -30,7 +33,8 @@ use qpipe_sdk::{Cancel, EventSink};
 use cache::CacheFolder;
 use client::{Client, Remote};
 pub use error::HubError;
-pub use repo::Repo;
+pub(crate) use repo::PREFIX;
+pub use repo::{DataFile, Repo};
 pub use settings::HubSettings;
 
 const CONFIG: &str = "config.json";
@@ -76,19 +80,55 @@ impl Hub {
         if let Some(snapshot) = self.snapshot(repo)? {
             return Ok(snapshot);
         }
-        if self.settings.offline {
-            return Err(HubError::Offline { repo: repo.to_string(), cache: self.settings.cache.clone() });
+        self.download(repo, repo, events, cancel)?.checkpoint()
+    }
+
+    /// A data set's file, if it is there.
+    ///
+    /// # Errors
+    /// [`HubError::Io`] if the cache folder cannot be read.
+    pub fn data_file(&self, file: &DataFile) -> Result<Option<PathBuf>, HubError> {
+        let cache = CacheFolder::new(&self.settings.cache, &file.repo);
+        let commit = cache.commit(file.repo.revision())?;
+        Ok(commit.and_then(|commit| cache.file(&commit, &file.path)))
+    }
+
+    /// Downloads a data set's file if it is not there. With offline mode, that it is not is an error.
+    ///
+    /// # Errors
+    /// [`HubError`] names the repository, the file, and what to do.
+    pub fn fetch_data(
+        &self,
+        file: &DataFile,
+        events: &dyn EventSink,
+        cancel: &Cancel,
+    ) -> Result<PathBuf, HubError> {
+        if let Some(path) = self.data_file(file)? {
+            return Ok(path);
         }
-        let download = Download {
+        self.download(&file.repo, file, events, cancel)?.data_file(&file.path)
+    }
+
+    /// What downloads from a repository; `wanted` is what errors call it.
+    fn download<'a>(
+        &'a self,
+        repo: &'a Repo,
+        wanted: &dyn std::fmt::Display,
+        events: &'a dyn EventSink,
+        cancel: &'a Cancel,
+    ) -> Result<Download<'a>, HubError> {
+        if self.settings.offline {
+            return Err(HubError::Offline { repo: wanted.to_string(), cache: self.settings.cache.clone() });
+        }
+        Ok(Download {
             repo,
             client: Client::new(&self.settings, events, cancel)?,
             cache: CacheFolder::new(&self.settings.cache, repo),
-        };
-        download.checkpoint()
+        })
     }
 }
 
-/// The download of one checkpoint.
+/// A download from one repository.
 struct Download<'a> {
     repo: &'a Repo,
     client: Client<'a>,
@@ -109,6 +149,15 @@ impl Download<'_> {
         }
         self.cache.refer(self.repo.revision(), &commit)?;
         Ok(self.cache.snapshot(&commit))
+    }
+
+    fn data_file(&self, path: &str) -> Result<PathBuf, HubError> {
+        // a branch stands for what it was when the first of its files came
+        let known = self.cache.commit(self.repo.revision())?;
+        let remote = self.remote(known.as_deref().unwrap_or(self.repo.revision()), path)?;
+        self.store(&remote, path)?;
+        self.cache.refer(self.repo.revision(), &remote.commit)?;
+        self.cache.file(&remote.commit, path).ok_or_else(|| self.missing(path))
     }
 
     fn shards(&self, commit: &str) -> Result<(), HubError> {

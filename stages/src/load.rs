@@ -18,7 +18,7 @@ use qpipe_sdk::{
 
 use crate::artifact::{Encoding, FORMAT, ModelArtifact, Module, TensorRef};
 use crate::embedded;
-use crate::hub::{Hub, HubError, Repo};
+use crate::hub::{Hub, HubError, PREFIX, Repo};
 use crate::model::compute::ComputeDtype;
 
 /// Raised when the conversion of one module changes.
@@ -30,8 +30,6 @@ const GGUF: &str = "model.gguf";
 const EMBEDDED: &[&str] = &["tiny"];
 /// What a bare value may be beside a path.
 const WORDS: &[&str] = &["tiny", "hub:*"];
-/// How a bare value names a repository: `hub:ORG/NAME`, with `@REVISION` where it is not `main`.
-const HUB: &str = "hub:";
 
 /// Where a checkpoint is.
 enum Place<'a> {
@@ -63,7 +61,7 @@ impl Load {
     }
 
     fn hub(&self) -> Result<&Hub, StageError> {
-        self.hub.as_ref().ok_or_else(|| StageError::config("this program has no hub to load from"))
+        self.hub.as_ref().ok_or_else(|| HubError::NoHub.into())
     }
 
     /// The folder of a repository that was downloaded.
@@ -73,9 +71,9 @@ impl Load {
     }
 }
 
-/// The repository that `from hub=`, or a bare `hub:`, names.
+/// The repository that `from hub=`, or a bare `hub:ORG/NAME`, names; the latter with `@REVISION` where it is not `main`.
 fn repo(params: &Params) -> Result<Option<Repo>, StageError> {
-    let bare = params.text("from").and_then(|from| from.strip_prefix(HUB));
+    let bare = params.text("from").and_then(|from| from.strip_prefix(PREFIX));
     let (name, revision) =
         match (params.text("from.hub"), bare.map(|bare| bare.split_once('@').unwrap_or((bare, "main")))) {
             (Some(name), _) => (name, params.text("from.revision").unwrap_or("main")),

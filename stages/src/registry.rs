@@ -2,24 +2,25 @@
 
 use qpipe_sdk::StageRegistry;
 
+use crate::evaluate::Evaluate;
 use crate::hub::Hub;
 use crate::load::Load;
 
 /// All built-in stages, without a hub to load from.
 pub fn registry() -> StageRegistry {
-    with_load(Load::default())
+    with(Load::default(), Evaluate::default())
 }
 
-/// All built-in stages; models of the hub come from this one.
+/// All built-in stages; what is on the hub comes from this one.
 pub fn registry_with_hub(hub: Hub) -> StageRegistry {
-    with_load(Load::with_hub(hub))
+    with(Load::with_hub(hub.clone()), Evaluate::with_hub(hub))
 }
 
-fn with_load(load: Load) -> StageRegistry {
+fn with(load: Load, evaluate: Evaluate) -> StageRegistry {
     StageRegistry::default()
         .with(Box::new(load))
         .with(Box::new(crate::quantize::Quantize::default()))
-        .with(Box::new(crate::evaluate::Evaluate::default()))
+        .with(Box::new(evaluate))
         .with(Box::new(crate::generate::Generate::default()))
         .with(Box::new(crate::benchmark::Benchmark::default()))
 }

@@ -8,6 +8,11 @@ use super::rows::Row;
 use super::scoring::Scoring;
 use crate::embedded::EmbeddedFile;
 
+/// The parameter that says where a task's rows are.
+pub(super) const DATA: &str = "data";
+/// The parameter that says where the rows of its examples are.
+pub(super) const SHOTS_DATA: &str = "shots-data";
+
 /// A task. Those of a shared protocol differ in how a row becomes a [`Question`].
 #[derive(Clone, Copy)]
 pub(super) struct Task {
@@ -51,10 +56,15 @@ pub(super) struct TaskResult {
 impl Task {
     /// The task as a choice of the manifest's `task`.
     pub(super) fn choice(&self) -> KeyedChoice {
-        let ty = if self.embedded.is_some() { ParamType::FileOr(&["tiny"]) } else { ParamType::File };
-        let mut props = vec![ParamSpec::new("data", ty, self.data).required().location()];
+        let place = super::data::place(self.embedded.is_some());
+        let mut props = vec![ParamSpec::new(DATA, place, self.data).required().location()];
         props.extend((self.params)());
         KeyedChoice { name: self.name, doc: self.doc, props }
+    }
+
+    /// One of its parameters, by its whole name.
+    pub(super) fn param(&self, name: &str) -> String {
+        format!("task.{}.{name}", self.name)
     }
 }
 
@@ -75,8 +85,8 @@ pub(super) fn question_params() -> Vec<ParamSpec> {
         )
         .default(Value::Int(0)),
         ParamSpec::new(
-            "shots-data",
-            ParamType::File,
+            SHOTS_DATA,
+            super::data::place(false),
             "Rows to take the examples from, in the form of `data`: usually the training split.",
         )
         .location(),

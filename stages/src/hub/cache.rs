@@ -61,7 +61,8 @@ impl CacheFolder {
             return Ok(());
         }
         create_parent(&path)?;
-        let target = Path::new("../../blobs").join(etag);
+        let up = "../".repeat(name.split('/').count() + 1);
+        let target = Path::new(&up).join("blobs").join(etag);
         match std::os::unix::fs::symlink(target, &path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(HubError::io(&path)(error)),
             _ => Ok(()),

@@ -75,7 +75,7 @@ impl<'a> Client<'a> {
     /// Asks for a file without its bytes.
     pub(super) fn describe(&self, repo: &Repo, revision: &str, name: &str) -> Result<Remote, HubError> {
         let revision = revision.replace('/', "%2F");
-        let mut url = format!("{}/{}/resolve/{revision}/{name}", self.endpoint, repo.name());
+        let mut url = format!("{}/{}/resolve/{revision}/{name}", self.endpoint, repo.path());
         for _ in 0..RENAMES {
             self.check_cancel()?;
             let answer = self.head(&url)?;

@@ -12,6 +12,12 @@ pub enum HubError {
     /// What cannot be the name of anything on the hub.
     #[error("`{name}` is no {what} of the hub: expected letters, digits, `-`, `_`, `.`")]
     BadName { what: &'static str, name: String },
+    /// What cannot be a file of a data set.
+    #[error(
+        "`{name}` is no file of the hub: expected `ORG/NAME/PATH`, or `ORG/NAME@REVISION/PATH`, of letters, digits, `-`, \
+         `_`, `.`"
+    )]
+    BadFile { name: String },
     /// It is not in the cache folder, and may not be downloaded.
     #[error(
         "`{repo}` is not in `{}`, and HF_HUB_OFFLINE forbids to download it", cache.display()
@@ -48,6 +54,9 @@ pub enum HubError {
     /// A file of the checkpoint is damaged.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The program was built into something without one.
+    #[error("this program has no hub to load from")]
+    NoHub,
     /// The run was asked to stop.
     #[error("stopped on request")]
     Cancelled,

@@ -1,4 +1,4 @@
-//! A model repository at a revision, by names that are safe in addresses and as folders.
+//! A repository at a revision, and a file in one, by names that are safe in addresses and as folders.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,17 +12,34 @@ use super::HubError;
 /// Largest index of shards that is read.
 const MAX_INDEX: u64 = 64 << 20;
 
+/// How a bare value names what is on the hub.
+pub(crate) const PREFIX: &str = "hub:";
+
+/// What a repository holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Model,
+    DataSet,
+}
+
 /// `org/name` at a branch, tag or commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repo {
+    kind: Kind,
     name: String,
     revision: String,
 }
 
 impl Repo {
+    /// A checkpoint's repository.
+    ///
     /// # Errors
     /// [`HubError::BadName`] for what cannot be a repository or a revision.
     pub fn new(name: &str, revision: &str) -> Result<Self, HubError> {
+        Self::of(Kind::Model, name, revision)
+    }
+
+    fn of(kind: Kind, name: &str, revision: &str) -> Result<Self, HubError> {
         let parts: Vec<&str> = name.split('/').collect();
         if !(1..=2).contains(&parts.len()) || !parts.iter().all(|part| is_plain(part)) {
             return Err(HubError::BadName { what: "repository", name: name.to_owned() });
@@ -30,7 +47,7 @@ impl Repo {
         if !revision.split('/').all(is_plain) {
             return Err(HubError::BadName { what: "revision", name: revision.to_owned() });
         }
-        Ok(Self { name: name.to_owned(), revision: revision.to_owned() })
+        Ok(Self { kind, name: name.to_owned(), revision: revision.to_owned() })
     }
 
     pub fn name(&self) -> &str {
@@ -43,13 +60,62 @@ impl Repo {
 
     /// The repository's folder in the cache folder.
     pub(super) fn folder(&self) -> String {
-        format!("models--{}", self.name.replace('/', "--"))
+        let kind = match self.kind {
+            Kind::Model => "models",
+            Kind::DataSet => "datasets",
+        };
+        format!("{kind}--{}", self.name.replace('/', "--"))
+    }
+
+    /// Its path in the hub's addresses.
+    pub(super) fn path(&self) -> String {
+        match self.kind {
+            Kind::Model => self.name.clone(),
+            Kind::DataSet => format!("datasets/{}", self.name),
+        }
     }
 }
 
 impl fmt::Display for Repo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.name, self.revision)
+        write!(f, "{}@{}", self.path(), self.revision)
+    }
+}
+
+/// A file of a data set's repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFile {
+    pub(super) repo: Repo,
+    /// Within the repository, folders apart by `/`.
+    pub(super) path: String,
+}
+
+impl DataFile {
+    /// From `hub:ORG/NAME/PATH`, with `@REVISION` after the name where it is not `main`; a `/` in a revision is written
+    /// `%2F` there. `None` if the text does not begin with `hub:`.
+    ///
+    /// # Errors
+    /// [`HubError::BadName`] for what cannot be a file of the hub.
+    pub fn parse(text: &str) -> Option<Result<Self, HubError>> {
+        text.strip_prefix(PREFIX).map(Self::named)
+    }
+
+    fn named(text: &str) -> Result<Self, HubError> {
+        let bad = || HubError::BadFile { name: text.to_owned() };
+        let (org, rest) = text.split_once('/').ok_or_else(bad)?;
+        let (name, path) = rest.split_once('/').ok_or_else(bad)?;
+        let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+        let repo = Repo::of(Kind::DataSet, &format!("{org}/{name}"), &revision.replace("%2F", "/"))?;
+        if !path.split('/').all(is_plain) {
+            return Err(bad());
+        }
+        Ok(Self { repo, path: path.to_owned() })
+    }
+}
+
+impl fmt::Display for DataFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.repo, self.path)
     }
 }
 
@@ -93,5 +159,21 @@ mod tests {
             assert!(Repo::new(bad, "main").is_err(), "{bad}");
             assert!(bad == "a/b/c" || Repo::new("a/b", bad).is_err(), "{bad}");
         }
+    }
+    #[test]
+    fn a_data_file_is_a_repository_a_revision_and_a_path() {
+        let parse = |text: &str| DataFile::parse(text).unwrap();
+        let file = parse("hub:google/boolq/data/validation-00000-of-00001.parquet").unwrap();
+        assert_eq!(file.to_string(), "datasets/google/boolq@main/data/validation-00000-of-00001.parquet");
+        assert_eq!(file.repo.folder(), "datasets--google--boolq");
+        let file = parse("hub:google/boolq@refs%2Fconvert%2Fparquet/default/0000.parquet").unwrap();
+        assert_eq!(
+            (file.repo.revision(), file.path.as_str()),
+            ("refs/convert/parquet", "default/0000.parquet")
+        );
+        for bad in ["a", "a/b", "a/b/", "a/b//c", "a/b/../c", "a/b/c?d", "a/b@/c", "../b/c", "a/b@..%2Fx/c"] {
+            assert!(parse(&format!("hub:{bad}")).is_err(), "{bad}");
+        }
+        assert!(DataFile::parse("data/boolq.jsonl").is_none());
     }
 }

@@ -73,9 +73,12 @@ impl Server {
         }
         let (method, path) = request.split_once(' ').unwrap();
         let path = path.split(' ').next().unwrap();
-        let file = path.strip_prefix("/org/name/resolve/").and_then(|rest| rest.split_once('/'));
+        let file = path
+            .trim_start_matches("/datasets")
+            .strip_prefix("/org/name/resolve/")
+            .and_then(|rest| rest.split_once('/'));
         let Some(bytes) = file.and_then(|(_, file)| self.files.get(file)) else {
-            let code = if path.starts_with("/org/name/") { "EntryNotFound" } else { "RepoNotFound" };
+            let code = if path.contains("/org/name/") { "EntryNotFound" } else { "RepoNotFound" };
             return write!(
                 stream,
                 "HTTP/1.1 404 Not Found\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -276,4 +279,38 @@ fn a_server_that_is_not_there_is_a_passing_failure() {
     assert!(error.to_string().contains("cannot download `http://127.0.0.1:"), "{error}");
     let error = qpipe_sdk::StageError::from(error);
     assert_eq!(error.class(), qpipe_sdk::ErrorClass::Transient);
+}
+
+#[test]
+fn a_file_of_a_data_set_is_downloaded_once_to_its_own_folder() {
+    const PATH: &str = "data/validation.jsonl";
+    let files = [(PATH, b"{\"text\":\"a\"}".to_vec()), ("data/train.jsonl", b"{}".to_vec())];
+    let lab = Lab::new(Server { files: files.into(), ..Server::default() });
+    let hub = Hub::new(lab.settings.clone());
+    let file = |text: &str| DataFile::parse(text).unwrap().unwrap();
+    let fetch = |file: &DataFile| hub.fetch_data(file, &(), &Cancel::default());
+    let validation = file("hub:org/name/data/validation.jsonl");
+    assert_eq!(hub.data_file(&validation).unwrap(), None);
+    let path = fetch(&validation).unwrap();
+    assert_eq!(path, lab.cache.path().join(format!("datasets--org--name/snapshots/{COMMIT}/{PATH}")));
+    assert_eq!(std::fs::read(&path).unwrap(), lab.server.files[PATH]);
+    let link = std::fs::read_link(&path).unwrap();
+    assert!(link.starts_with("../../../blobs"), "{}", link.display());
+
+    let before = lab.server.requests();
+    assert!(
+        before[0].starts_with("HEAD /datasets/org/name/resolve/main/data/validation.jsonl"),
+        "{before:?}"
+    );
+    assert_eq!(fetch(&validation).unwrap(), path);
+    assert_eq!(lab.server.requests().len(), before.len(), "what is there is not asked for");
+    fetch(&file("hub:org/name/data/train.jsonl")).unwrap();
+    let of_commit = format!("HEAD /datasets/org/name/resolve/{COMMIT}/data/train.jsonl");
+    assert!(lab.server.requests()[before.len()].starts_with(&of_commit), "a branch stays what it was");
+
+    let error = fetch(&file("hub:org/name/data/test.jsonl")).unwrap_err().to_string();
+    assert_eq!(error, "`datasets/org/name@main` has no `data/test.jsonl`");
+    let offline = Hub::new(HubSettings { offline: true, ..lab.settings.clone() });
+    let error = offline.fetch_data(&file("hub:org/name/x.jsonl"), &(), &Cancel::default()).unwrap_err();
+    assert!(error.to_string().starts_with("`datasets/org/name@main/x.jsonl` is not in "), "{error}");
 }
