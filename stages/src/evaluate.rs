@@ -137,7 +137,8 @@ impl Default for Evaluate {
 
 fn schema() -> Schema {
     Schema::new(vec![
-        NodeSpec::keyed("task", "A task to score; one line each.", true, TASKS.iter().map(Task::choice).collect()),
+        NodeSpec::keyed("task", "A task to score; one line each. `data` and `shots-data` are paths, or name a file of a data set on the hub: \
+             `hub:ORG/NAME/PATH`, with `@REVISION` after the name if it is not `main`; `run` downloads it once.", true, TASKS.iter().map(Task::choice).collect()),
         NodeSpec::value(
             ParamSpec::new(
                 "bos",

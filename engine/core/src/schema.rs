@@ -286,6 +286,10 @@ fn stage_markdown(stage: &StageDoc, out: &mut String) {
     }
     let _ = writeln!(out, "| parameter | value | | meaning |\n|---|---|---|---|");
     for node in &stage.nodes {
+        if node.form == FormDoc::Keyed {
+            let required = if node.required { "at least one" } else { "" };
+            let _ = writeln!(out, "| `{}` | – | {required} | {} |", node.name, cell(node.doc));
+        }
         for choice in &node.choices {
             let _ = writeln!(out, "| `{} {}` | – | | {} |", node.name, choice.name, cell(choice.doc));
         }
