@@ -172,6 +172,17 @@ impl<'a> Gguf<'a> {
         })
     }
 
+    /// An array of f32; `None` if the key is absent.
+    ///
+    /// # Errors
+    /// [`GgufError::WrongType`] if the key holds something else.
+    pub fn f32s(&self, key: &str) -> Result<Option<&[f32]>, GgufError> {
+        self.typed(key, "an array of f32", |value| match value {
+            Value::Array(Array::F32(numbers)) => Some(numbers.as_slice()),
+            _ => None,
+        })
+    }
+
     fn typed<'s, T>(
         &'s self,
         key: &str,

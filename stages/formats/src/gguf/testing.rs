@@ -48,6 +48,11 @@ impl Builder {
         self.array(key, 5, values.len() as u64, &items)
     }
 
+    pub(crate) fn f32s(self, key: &str, values: &[f32]) -> Self {
+        let items: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.array(key, 6, values.len() as u64, &items)
+    }
+
     pub(crate) fn array(self, key: &str, code: u32, count: u64, items: &[u8]) -> Self {
         self.raw(key, 9, &[&code.to_le_bytes()[..], &count.to_le_bytes(), items].concat())
     }

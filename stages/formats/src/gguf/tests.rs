@@ -259,7 +259,9 @@ fn tokenizers_not_known_are_refused() {
     assert!(check(tokenizer("falcon")).contains("`tokenizer.ggml.pre` = `falcon`"));
     // `default` names a pattern of its own, which is not GPT-2's
     assert!(check(tokenizer("default")).contains("`tokenizer.ggml.pre` = `default`"));
-    assert!(check(Builder::new().str("tokenizer.ggml.model", "llama")).contains("(supported: `gpt2`)"));
+    assert!(
+        check(Builder::new().str("tokenizer.ggml.model", "bert")).contains("(supported: `gpt2`, `llama`)")
+    );
     let base = || Builder::new().str("tokenizer.ggml.model", "gpt2").str("tokenizer.ggml.pre", "gpt-2");
     let full = |tokens: &[&str], merges: &[&str], types: &[i32]| {
         base()

@@ -1,4 +1,5 @@
-//! A byte-level BPE tokenizer from GGUF metadata.
+//! A BPE tokenizer from GGUF metadata: byte-level (`tokenizer.ggml.model` is `gpt2`) here, sentencepiece's (`llama`) in
+//! [`sentencepiece`].
 //!
 //! GGUF keeps the vocabulary, the merges and the *name* of the pre-tokenizer; what the name means is
 //! knowledge of the reader. Getting it nearly right is worse than failing (perplexities shift by
@@ -11,9 +12,11 @@
 //! | `qwen2` | NFC first, then the Qwen2 pattern: Llama 3's with every digit alone |
 //! | `llama-bpe` | the Llama 3 pattern; words in the vocabulary skip the merges; BOS by default |
 
+mod sentencepiece;
+
 use std::collections::HashMap;
 
-use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::bpe::{BPE, BpeBuilder, Vocab};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -63,28 +66,40 @@ pub(crate) struct Rebuilt {
 
 pub(crate) fn rebuild(gguf: &Gguf<'_>) -> Result<Rebuilt, FormatError> {
     let model = gguf.require_str(MODEL)?;
-    if model != "gpt2" {
-        return Err(unsupported(MODEL, model, "`gpt2`").into());
-    }
-    let pre = pre_tokenizer_name(gguf.require_str(PRE)?)?;
-    let tokens = gguf.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
-    let merges = gguf.strings(MERGES)?.ok_or_else(|| missing(MERGES))?;
+    let tokens = gguf.strings(TOKENS).and_then(|tokens| tokens.ok_or_else(|| missing(TOKENS)));
+    let (tokens, mut tokenizer, adds_bos) = match model {
+        "gpt2" => {
+            let pre = pre_tokenizer_name(gguf.require_str(PRE)?)?;
+            let tokens = tokens?;
+            (tokens, byte_level(gguf, tokens, pre)?, pre == Pre::LlamaBpe)
+        }
+        "llama" => {
+            let tokens = tokens?;
+            (tokens, sentencepiece::tokenizer(gguf, tokens)?, true)
+        }
+        other => return Err(unsupported(MODEL, other, "`gpt2`, `llama`").into()),
+    };
+    tokenizer.add_special_tokens(added_tokens(gguf, tokens)?).map_err(failed)?;
 
-    let bpe = byte_pair_model(tokens, merges, pre)?;
-    let mut tokenizer = tokenizers::Tokenizer::new(bpe);
+    let bos = special_id(gguf, BOS, tokens.len())?;
+    let eos = special_id(gguf, EOS, tokens.len())?;
+    if let Some(template) = template(gguf, adds_bos, tokens, bos, eos)? {
+        tokenizer.with_post_processor(Some(template));
+    }
+    Ok(Rebuilt { tokenizer, bos, eos })
+}
+
+fn byte_level(gguf: &Gguf<'_>, tokens: &[&str], pre: Pre) -> Result<tokenizers::Tokenizer, FormatError> {
+    let merges = gguf.strings(MERGES)?.ok_or_else(|| missing(MERGES))?;
+    let merges = split_merges(merges, &ids(tokens)?)?;
+    let builder = BPE::builder().ignore_merges(pre == Pre::LlamaBpe);
+    let mut tokenizer = tokenizers::Tokenizer::new(byte_pairs(builder, tokens, merges)?);
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer(pre)?));
     if pre == Pre::Qwen2 {
         tokenizer.with_normalizer(Some(NFC)).map_err(failed)?;
     }
     tokenizer.with_decoder(Some(ByteLevel::new(false, false, true)));
-    tokenizer.add_special_tokens(added_tokens(gguf, tokens)?).map_err(failed)?;
-
-    let bos = special_id(gguf, BOS, tokens.len())?;
-    let eos = special_id(gguf, EOS, tokens.len())?;
-    if let Some(template) = template(gguf, pre, tokens, bos, eos)? {
-        tokenizer.with_post_processor(Some(template));
-    }
-    Ok(Rebuilt { tokenizer, bos, eos })
+    Ok(tokenizer)
 }
 
 fn pre_tokenizer_name(name: &str) -> Result<Pre, TokenizerError> {
@@ -114,19 +129,24 @@ fn split(pattern: &str) -> Result<PreTokenizerWrapper, TokenizerError> {
     Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()]).into())
 }
 
-fn byte_pair_model(tokens: &[&str], merges: &[&str], pre: Pre) -> Result<BPE, TokenizerError> {
+/// Every token's id; no token has two.
+fn ids<'a>(tokens: &[&'a str]) -> Result<HashMap<&'a str, u32>, TokenizerError> {
     let mut ids: HashMap<&str, u32> = HashMap::with_capacity(tokens.len());
     for (id, &token) in (0..).zip(tokens) {
         if let Some(first) = ids.insert(token, id) {
             return Err(TokenizerError::DuplicateToken { token: token.to_owned(), first, second: id });
         }
     }
-    let merges = split_merges(merges, &ids)?;
-    BPE::builder()
-        .vocab_and_merges(tokens.iter().map(|&token| token.to_owned()).zip(0..).collect::<Vocab>(), merges)
-        .ignore_merges(pre == Pre::LlamaBpe)
-        .build()
-        .map_err(failed)
+    Ok(ids)
+}
+
+fn byte_pairs(
+    builder: BpeBuilder,
+    tokens: &[&str],
+    merges: Vec<(String, String)>,
+) -> Result<BPE, TokenizerError> {
+    let vocab: Vocab = tokens.iter().map(|&token| token.to_owned()).zip(0..).collect();
+    builder.vocab_and_merges(vocab, merges).build().map_err(failed)
 }
 
 fn split_merges(merges: &[&str], ids: &HashMap<&str, u32>) -> Result<Vec<(String, String)>, TokenizerError> {
@@ -141,13 +161,19 @@ fn split_merges(merges: &[&str], ids: &HashMap<&str, u32>) -> Result<Vec<(String
 }
 
 fn added_tokens(gguf: &Gguf<'_>, tokens: &[&str]) -> Result<Vec<AddedToken>, FormatError> {
+    let types = token_types(gguf, tokens)?;
+    let added = tokens.iter().zip(types).filter(|(_, kind)| ADDED_TYPES.contains(kind));
+    Ok(added.map(|(&token, _)| AddedToken::from(token, true)).collect())
+}
+
+/// Every token's type.
+fn token_types<'g>(gguf: &'g Gguf<'_>, tokens: &[&str]) -> Result<&'g [i32], FormatError> {
     let types = gguf.i32s(TYPES)?.ok_or_else(|| missing(TYPES))?;
     if types.len() != tokens.len() {
         let (found, expected) = (types.len(), tokens.len());
         return Err(TokenizerError::LengthMismatch { field: TYPES, found, expected }.into());
     }
-    let added = tokens.iter().zip(types).filter(|(_, kind)| ADDED_TYPES.contains(kind));
-    Ok(added.map(|(&token, _)| AddedToken::from(token, true)).collect())
+    Ok(types)
 }
 
 fn special_id(gguf: &Gguf<'_>, field: &'static str, vocab_size: usize) -> Result<Option<u32>, FormatError> {
@@ -159,16 +185,16 @@ fn special_id(gguf: &Gguf<'_>, field: &'static str, vocab_size: usize) -> Result
     }
 }
 
-/// The post-processor that adds BOS and EOS, where the file (or, for BOS, the pre-tokenizer's model
-/// family) asks for them.
+/// The post-processor that adds BOS and EOS, where the file asks for them. A file that does not say gets BOS if
+/// `adds_bos`, and no EOS.
 fn template(
     gguf: &Gguf<'_>,
-    pre: Pre,
+    adds_bos: bool,
     tokens: &[&str],
     bos: Option<u32>,
     eos: Option<u32>,
 ) -> Result<Option<TemplateProcessing>, FormatError> {
-    let add_bos = gguf.bool(ADD_BOS)?.unwrap_or(pre == Pre::LlamaBpe);
+    let add_bos = gguf.bool(ADD_BOS)?.unwrap_or(adds_bos);
     let add_eos = gguf.bool(ADD_EOS)?.unwrap_or(false);
     let bos = wanted(add_bos, bos, BOS)?;
     let eos = wanted(add_eos, eos, EOS)?;
