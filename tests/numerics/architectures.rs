@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qpipe_formats::{LlamaConfig, TensorFile};
-use qpipe_stages::model::cache::KvCache;
 use qpipe_stages::model::compute::ComputeDtype;
 use qpipe_stages::model::llama::Llama;
 use qpipe_stages::model::ops::Place;
@@ -72,7 +71,7 @@ fn decoding_with_a_cache_equals_the_whole_pass() {
             let Case { model, tokens, expected } = read(&folder, place);
             let [batch, seq] = tokens.dims();
             let vocabulary = model.config.vocab_size;
-            let mut cache = KvCache::new(&model.config, batch, seq, &model.device);
+            let mut cache = model.cache(batch, seq);
             let mut at = 0;
             // a prompt, then single tokens
             for len in std::iter::once(5).chain(std::iter::repeat_n(1, seq - 5)) {

@@ -161,8 +161,7 @@ fn products_on_packed_weights_equal_products_on_dequantized_ones() {
         let ids = model.tokenizer.encode("It is warm. Ben walks to the garden.", false).unwrap();
         let whole = last_logits(&model.llama, &ids);
         // one token on top of a cache takes the packed path; the whole sequence takes the dequantizing one
-        let mut cache =
-            qpipe_stages::model::cache::KvCache::new(&model.llama.config, 1, ids.len(), &model.llama.device);
+        let mut cache = model.llama.cache(1, ids.len());
         let mut step = |id: u32| {
             let token = Tensor::<2, Int>::from_data(
                 TensorData::new(vec![i64::from(id)], [1, 1]),

@@ -44,6 +44,7 @@ mod rounding;
 mod rtn;
 mod simd;
 mod stats;
+mod strided;
 mod tiles;
 
 pub use block::BlockSize;
@@ -62,3 +63,4 @@ pub use product::{matmul, matmul_int8, matmul_packed4};
 pub use rounding::{Rounding, round_slice};
 pub use rtn::{GroupSize, PackedRtn, QuantizedRtn, RtnBits, RtnFormat, Symmetry, quantize_rtn};
 pub use stats::{ErrorStats, error_stats};
+pub use strided::{Strided, multiply};

@@ -1,13 +1,14 @@
 //! Attention with grouped queries: from projected queries, keys and values to mixed values, never holding
-//! `[seq, seq]` scores. On the host, matrix products are burn's and everything between them is a fused loop.
+//! `[seq, seq]` scores. On the host it runs in fused tasks ([`host::attend`]), elsewhere in burn's operators.
 
 use burn::tensor::{Tensor, TensorData, activation};
 
+use super::cache::LayerCache;
 use super::compute::ComputeDtype;
-use super::host::{self, Heads};
-use super::ops::{Place, Rope, host_values, with_values};
+use super::host::{self, Grouped};
+use super::ops::{Place, Rope, host_values};
 
-/// Queries handled at once: scores take `[batch · kv heads, group · block, keys]`.
+/// Queries handled at once on a device: scores take `[batch · kv heads, group · block, keys]`.
 const QUERY_BLOCK: usize = 128;
 
 /// What the tokens of a pass and a layer's heads look like.
@@ -29,54 +30,62 @@ pub(super) struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// Rotated keys and values `[batch · kv heads, seq, dim]` from projected ones `[batch · seq, kv heads · dim]`.
-    pub(super) fn keys_values(&self, k: Tensor<2>, v: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
-        let shape = [self.batch * self.kv_heads, self.seq, self.dim];
-        if self.place == Place::Device {
-            let k = self.compute.round(self.rope.apply(self.split(k, self.kv_heads), self.start), self.place);
-            return (k.reshape(shape), self.split(v, self.kv_heads).reshape(shape));
-        }
-        let device = k.device();
-        let heads = Heads { seq: self.seq, count: self.kv_heads, dim: self.dim };
-        let k = heads.split(&host_values(k), 0..self.seq, |token, from, to| self.rotate(token, from, to));
-        let v = heads.split(&host_values(v), 0..self.seq, |_, from, to| to.copy_from_slice(from));
-        let tensor = |values| Tensor::from_data(TensorData::new(values, shape), &device);
-        (tensor(k), tensor(v))
-    }
-
-    /// Causal attention of projected queries `[batch · seq, heads · dim]` over all keys and values so far,
-    /// `[batch · kv heads, start + seq, dim]`; the mixed values have the queries' shape.
-    pub(super) fn attend(&self, q: Tensor<2>, k: &Tensor<3>, v: &Tensor<3>) -> Tensor<2> {
+    /// Causal attention of projected queries `[batch · seq, heads · dim]` over the cache and projected keys and values
+    /// `[batch · seq, kv heads · dim]`, which are added to it; the mixed values have the queries' shape.
+    pub(super) fn attend(
+        &self,
+        q: Tensor<2>,
+        [k, v]: [Tensor<2>; 2],
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<2> {
         match self.place {
-            Place::Host => self.on_host(q, k, v),
-            Place::Device => self.on_device(q, k, v),
+            Place::Host => self.on_host(q, [k, v], cache),
+            Place::Device => {
+                let shape = [self.batch * self.kv_heads, self.seq, self.dim];
+                let k = self.rope.apply(self.split(k, self.kv_heads), self.start);
+                let k = self.compute.round(k, self.place).reshape(shape);
+                let v = self.split(v, self.kv_heads).reshape(shape);
+                let (k, v) = match cache {
+                    Some(cache) => cache.append(self.start, k, v),
+                    None => (k, v),
+                };
+                self.on_device(q, &k, &v)
+            }
         }
     }
 
-    fn on_host(&self, q: Tensor<2>, k: &Tensor<3>, v: &Tensor<3>) -> Tensor<2> {
-        let device = q.device();
-        let heads = Heads { seq: self.seq, count: self.heads, dim: self.dim };
-        let (q, scale) = (host_values(q), self.scale());
-        let mut out = vec![0.0; q.len()];
-        for start in (0..self.seq).step_by(QUERY_BLOCK) {
-            let tokens = start..(start + QUERY_BLOCK).min(self.seq);
-            let rows = heads.split(&q, tokens.clone(), |token, from, to| {
-                self.rotate(token, from, to);
-                for v in to.iter_mut() {
-                    *v *= scale;
-                }
-            });
-            let rows = Tensor::from_data(TensorData::new(rows, self.block_shape(tokens.len())), &device);
-            let (first, seen) = self.keys_of(start, tokens.len());
-            let mut scores = rows.matmul(k.clone().narrow(1, first, seen).swap_dims(1, 2)).into_data();
-            let window = self.window.unwrap_or(usize::MAX);
-            with_values(&mut scores, |scores| {
-                host::causal_softmax(scores, seen, tokens.len(), self.start + start - first, window);
-            });
-            let mixed = Tensor::<3>::from_data(scores, &device).matmul(v.clone().narrow(1, first, seen));
-            heads.join(&host_values(mixed), tokens, &mut out);
+    fn on_host(&self, q: Tensor<2>, [k, v]: [Tensor<2>; 2], cache: Option<&mut LayerCache>) -> Tensor<2> {
+        let (device, shape) = (q.device(), q.dims());
+        let [q, k, v] = [q, k, v].map(host_values);
+        let new = [self.seq, self.kv_heads, self.dim];
+        let mut fresh = LayerCache::Host { keys: Vec::new(), values: Vec::new() };
+        let (keys, values) = match cache.unwrap_or(&mut fresh) {
+            LayerCache::Host { keys, values } => (keys, values),
+            LayerCache::Device { .. } => unreachable!("a model's caches are where the model is"),
+        };
+        for values in [&mut *keys, &mut *values] {
+            if values.is_empty() {
+                values.resize(k.len(), 0.0);
+            }
         }
-        Tensor::from_data(TensorData::new(out, [self.batch * self.seq, self.heads * self.dim]), &device)
+        host::split_heads(&k, new, keys, self.start, |token, from, to| self.rotate(token, from, to));
+        host::split_heads(&v, new, values, self.start, |_, from, to| to.copy_from_slice(from));
+        let grouped = Grouped {
+            seq: self.seq,
+            start: self.start,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            dim: self.dim,
+            window: self.window,
+        };
+        let scale = self.scale();
+        let out = host::attend(grouped, &q, [keys, values], |token, from, to| {
+            self.rotate(token, from, to);
+            for v in to.iter_mut() {
+                *v *= scale;
+            }
+        });
+        Tensor::from_data(TensorData::new(out, shape), &device)
     }
 
     fn on_device(&self, q: Tensor<2>, k: &Tensor<3>, v: &Tensor<3>) -> Tensor<2> {

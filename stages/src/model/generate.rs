@@ -30,7 +30,7 @@ impl<'a> Decoder<'a> {
     /// Like [`Self::start`], picking tokens in another way; `first` is the first sequence's number.
     pub fn picking(model: &'a Llama, prompts: &[Vec<u32>], room: usize, pick: Pick, first: u64) -> Self {
         let (batch, length) = (prompts.len(), prompts.first().map_or(0, Vec::len));
-        let cache = KvCache::new(&model.config, batch, length + room, &model.device);
+        let cache = model.cache(batch, length + room);
         let mut decoder = Self { model, cache, pick, first, steps: 0, next: Vec::new() };
         let ids = prompts.iter().flatten().map(|id| i64::from(*id)).collect();
         decoder.feed(ids, [batch, length]);

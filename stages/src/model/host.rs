@@ -3,10 +3,12 @@
 
 #![expect(clippy::inline_always, reason = "the loops must be compiled for the caller's instruction set")]
 
-use std::ops::Range;
+mod attend;
 
 use qpipe_codecs::Rounding;
 use rayon::prelude::*;
+
+pub(super) use attend::{Grouped, attend};
 
 /// Values that one task handles, about.
 const TASK: usize = 16 * 1024;
@@ -139,57 +141,29 @@ pub(super) fn swiglu(gate: &mut [f32], up: &[f32], rounding: Rounding) {
     });
 }
 
-/// The shape of projected heads: `[batch · seq, heads · dim]` in memory.
-#[derive(Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) seq: usize,
-    pub(super) count: usize,
-    pub(super) dim: usize,
-}
-
-impl Heads {
-    /// The heads of some tokens of each sequence as `[batch, heads, tokens.len(), dim]`; `write` makes a token's row
-    /// from its stored one.
-    pub(super) fn split(
-        self,
-        x: &[f32],
-        tokens: Range<usize>,
-        write: impl Fn(usize, &[f32], &mut [f32]) + Sync,
-    ) -> Vec<f32> {
-        let Self { seq, count: heads, dim } = self;
-        let batch = x.len() / (seq * heads * dim);
-        let len = tokens.len();
-        let mut out = vec![0.0; batch * heads * len * dim];
-        let per_task = rows_per_task(len * dim);
-        out.par_chunks_mut(len * dim).with_min_len(per_task).enumerate().for_each(|(index, rows)| {
-            let (sequence, head) = (index / heads, index % heads);
-            widest(
-                #[inline(always)]
-                || {
-                    for (token, row) in tokens.clone().zip(rows.chunks_exact_mut(dim)) {
-                        let at = ((sequence * seq + token) * heads + head) * dim;
-                        write(token, &x[at..at + dim], row);
-                    }
-                },
-            );
-        });
-        out
-    }
-
-    /// The inverse: puts the heads of some tokens, `[batch, heads, tokens.len(), dim]`, into `out`.
-    pub(super) fn join(self, part: &[f32], tokens: Range<usize>, out: &mut [f32]) {
-        let Self { seq, count: heads, dim } = self;
-        let len = tokens.len();
-        for (sequence, rows) in out.chunks_exact_mut(seq * heads * dim).enumerate() {
-            let rows = &mut rows[tokens.start * heads * dim..tokens.end * heads * dim];
-            rows.par_chunks_mut(heads * dim).with_min_len(16).enumerate().for_each(|(token, row)| {
-                for (head, to) in row.chunks_exact_mut(dim).enumerate() {
-                    let at = ((sequence * heads + head) * len + token) * dim;
-                    to.copy_from_slice(&part[at..at + dim]);
+/// Puts projected heads `[batch · seq, heads · dim]` behind `at` positions of `into` `[batch, heads, capacity, dim]`;
+/// `write` makes a token's row from its stored one.
+pub(super) fn split_heads(
+    x: &[f32],
+    [seq, heads, dim]: [usize; 3],
+    into: &mut [f32],
+    at: usize,
+    write: impl Fn(usize, &[f32], &mut [f32]) + Sync,
+) {
+    let capacity = into.len() * seq / x.len().max(1);
+    let per_task = rows_per_task(seq * dim);
+    into.par_chunks_mut(capacity * dim).with_min_len(per_task).enumerate().for_each(|(index, rows)| {
+        let (sequence, head) = (index / heads, index % heads);
+        widest(
+            #[inline(always)]
+            || {
+                for (token, row) in rows[at * dim..].chunks_exact_mut(dim).take(seq).enumerate() {
+                    let from = ((sequence * seq + token) * heads + head) * dim;
+                    write(token, &x[from..from + dim], row);
                 }
-            });
-        }
-    }
+            },
+        );
+    });
 }
 
 /// Rotates a head by its position's cosines and sines (half a head each) into `out`.
@@ -208,22 +182,19 @@ pub(super) fn rotate(head: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
 
 /// Causal softmax in place. `scores`: rows of `keys` values, of `len` consecutive queries over and over; the first
 /// query stands at key `first`, and a query sees the last `window` keys up to its own.
-pub(super) fn causal_softmax(scores: &mut [f32], keys: usize, len: usize, first: usize, window: usize) {
-    let rows = rows_per_task(keys);
-    scores.par_chunks_mut(rows * keys).enumerate().for_each(|(task, chunk)| {
-        widest(
-            #[inline(always)]
-            || {
-                for (index, row) in chunk.chunks_exact_mut(keys).enumerate() {
-                    let end = first + (task * rows + index) % len + 1;
-                    let start = end.saturating_sub(window);
-                    row[..start].fill(0.0);
-                    row[end..].fill(0.0);
-                    softmax_row(&mut row[start..end]);
-                }
-            },
-        );
-    });
+fn causal_softmax(scores: &mut [f32], keys: usize, len: usize, first: usize, window: usize) {
+    widest(
+        #[inline(always)]
+        || {
+            for (index, row) in scores.chunks_exact_mut(keys).enumerate() {
+                let end = first + index % len + 1;
+                let start = end.saturating_sub(window);
+                row[..start].fill(0.0);
+                row[end..].fill(0.0);
+                softmax_row(&mut row[start..end]);
+            }
+        },
+    );
 }
 
 #[inline(always)]
@@ -274,14 +245,17 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_split_and_joined() {
-        let heads = Heads { seq: 5, count: 3, dim: 2 };
-        let x: Vec<f32> = (0..2 * 5 * 3 * 2).map(|i| i as f32).collect();
-        let mut back = vec![0.0; x.len()];
-        for tokens in [0..2, 2..5] {
-            let part = heads.split(&x, tokens.clone(), |_, from, to| to.copy_from_slice(from));
-            heads.join(&part, tokens, &mut back);
+    fn heads_are_split_behind_what_is_there() {
+        let (seq, heads, dim, capacity, at) = (5, 3, 2, 9, 2);
+        let x: Vec<f32> = (0..2 * seq * heads * dim).map(|i| i as f32).collect();
+        let mut into = vec![-1.0; 2 * heads * capacity * dim];
+        split_heads(&x, [seq, heads, dim], &mut into, at, |_, from, to| to.copy_from_slice(from));
+        for (index, value) in into.iter().enumerate() {
+            let (column, position) = (index % dim, index / dim % capacity);
+            let (head, sequence) = (index / dim / capacity % heads, index / dim / capacity / heads);
+            let token = position.checked_sub(at).filter(|token| *token < seq);
+            let expected = token.map_or(-1.0, |t| x[((sequence * seq + t) * heads + head) * dim + column]);
+            assert_eq!(value.to_bits(), expected.to_bits(), "{index}");
         }
-        assert_eq!(back, x);
     }
 }

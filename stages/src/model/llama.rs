@@ -108,6 +108,11 @@ impl Llama {
         normed
     }
 
+    /// An empty cache for `batch` sequences of at most `capacity` tokens.
+    pub fn cache(&self, batch: usize, capacity: usize) -> KvCache {
+        KvCache::new(&self.config, batch, capacity, self.place, &self.device)
+    }
+
     /// Logits `[rows, vocabulary]` in f32 of hidden states `[rows, hidden]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.head {
@@ -147,12 +152,8 @@ impl Llama {
             Some((q_norm, k_norm)) => (self.head_normed(q, q_norm), self.head_normed(k, k_norm)),
             None => (q, k),
         };
-        let (k, v) = attention.keys_values(k, self.linear(&layer.v, x));
-        let (k, v) = match cache {
-            Some(cache) => cache.append(start, k, v),
-            None => (k, v),
-        };
-        self.linear(&layer.o, self.round(attention.attend(q, &k, &v)))
+        let v = self.linear(&layer.v, x);
+        self.linear(&layer.o, self.round(attention.attend(q, [k, v], cache)))
     }
 
     fn normed(&self, x: Tensor<2>, weight: &Tensor<1>) -> Tensor<2> {

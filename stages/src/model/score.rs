@@ -116,7 +116,7 @@ fn prefix_cache(model: &Llama, batch: &Batch<'_>) -> KvCache {
         }
         row_of.push(distinct.len() as i64 - 1);
     }
-    let mut cache = KvCache::new(&model.config, distinct.len(), batch.prefix, &model.device);
+    let mut cache = model.cache(distinct.len(), batch.prefix);
     let whole: Vec<Input> = distinct.into_iter().map(|input| input.beginning(batch.prefix)).collect();
     let tokens = tokens(model, &whole.iter().collect::<Vec<_>>(), 0, batch.prefix);
     model.hidden(tokens, Some(&mut cache));
