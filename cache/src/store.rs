@@ -44,10 +44,16 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // only slower lookups are lost when it cannot be written
-        let _unwritten = self.index.flush(&self.disk);
-        let _unwritten = self.census.flush(&self.disk);
-        let _unwritten = self.marks.flush(&self.disk);
+        let _unwritten = self.flush();
         self.lease.release(&self.disk.layout, &self.disk.fs);
+    }
+}
+
+impl Inner {
+    fn flush(&self) -> Result<(), StoreError> {
+        let flushed =
+            [self.index.flush(&self.disk), self.census.flush(&self.disk), self.marks.flush(&self.disk)];
+        flushed.into_iter().collect()
     }
 }
 
@@ -131,6 +137,15 @@ impl Store {
 
     pub(crate) fn mark(&self, node: &str, key: &ActionKey) {
         self.inner.marks.add(&self.inner.disk, node, key);
+    }
+
+    /// Writes what lookups learned and what was remembered, for other processes to see. It is written anyway when the last
+    /// clone goes, but a thread that was given up may hold one for as long as the process lives.
+    ///
+    /// # Errors
+    /// Those of writing to the store; slower lookups are all that is lost.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.inner.flush()
     }
 
     pub(crate) fn flush_marks(&self) -> Result<(), StoreError> {

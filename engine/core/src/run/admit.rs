@@ -154,6 +154,8 @@ impl Dispatcher<'_> {
         let messages = self.messages.clone();
         std::thread::spawn(move || {
             let result = execute(&job, &messages);
+            // nothing of it outlives the run
+            drop(job);
             // unheard only if the node was given up
             let _ = messages.send(Message::Finished(id, result));
         });

@@ -255,6 +255,8 @@ impl<'a> Dispatcher<'a> {
         }
         let nodes: Vec<NodeResult> = self.results.iter_mut().filter_map(Option::take).collect();
         let outcome = self.outcome(&nodes);
+        // only slower lookups are lost when it cannot be written, as on a read-only disk
+        let _unwritten = self.assessor.store.flush();
         let elapsed_ms = self.clock.elapsed().as_millis() as u64;
         let result = RunResult { outcome, nodes, elapsed_ms, abandoned: self.abandoned };
         self.emit(RunEventKind::RunFinished { outcome, counts: result.counts(), elapsed_ms });
