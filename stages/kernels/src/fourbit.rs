@@ -1,0 +1,137 @@
+//! Codes of four bits, one absmax per block of the flattened tensor.
+
+pub(crate) mod dequantize;
+pub(crate) mod product;
+pub(crate) mod quantize;
+
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+use half::f16;
+use qpipe_codecs::{BlockSize, FourBit};
+
+use crate::launch::Dtype;
+
+/// A data type of four bits and its block size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format4 {
+    pub kind: FourBit,
+    pub block: BlockSize,
+}
+
+/// A packed tensor of `len` weights on a device.
+#[derive(Clone)]
+pub struct Packed4 {
+    pub format: Format4,
+    pub len: usize,
+    /// Bytes of two codes, the first in the high nibble; padded to whole units of 16 bytes.
+    pub codes: Handle,
+    /// `[len / block, rounded up]` in f32.
+    pub absmax: Handle,
+}
+
+/// Bytes of a buffer of codes.
+pub(crate) const fn code_bytes(len: usize) -> usize {
+    len.div_ceil(32) * 16
+}
+
+/// A level by its code, into the cube's shared memory: the sixteen lie in different banks, so that lanes with different
+/// codes read at once.
+#[cube]
+pub(crate) fn fill_levels(table: &mut [f32], #[comptime] fp4: bool) {
+    if UNIT_POS < 16 {
+        let level = if comptime!(fp4) { fp4_level(UNIT_POS) } else { nf4_level(UNIT_POS) };
+        table[UNIT_POS as usize] = level;
+    }
+    sync_cube();
+}
+
+#[cube]
+fn nf4_level(code: u32) -> f32 {
+    let mut level = f32::new(-1.0f32);
+    level = select(code == 1, -0.696_192_8f32, level);
+    level = select(code == 2, -0.525_073_05f32, level);
+    level = select(code == 3, -0.394_917_5f32, level);
+    level = select(code == 4, -0.284_441_38f32, level);
+    level = select(code == 5, -0.184_773_43f32, level);
+    level = select(code == 6, -0.091_050_036f32, level);
+    level = select(code == 7, 0.0f32, level);
+    level = select(code == 8, 0.079_580_3f32, level);
+    level = select(code == 9, 0.160_930_2f32, level);
+    level = select(code == 10, 0.246_112_3f32, level);
+    level = select(code == 11, 0.337_915_24f32, level);
+    level = select(code == 12, 0.440_709_83f32, level);
+    level = select(code == 13, 0.562_617f32, level);
+    level = select(code == 14, 0.722_956_84f32, level);
+    select(code == 15, 1.0f32, level)
+}
+
+#[cube]
+fn fp4_level(code: u32) -> f32 {
+    let low = code & 7;
+    let mut level = 0.0f32;
+    level = select(low == 1, 0.005_208_333_5f32, level);
+    level = select(low == 2, 0.666_666_7f32, level);
+    level = select(low == 3, 1.0f32, level);
+    level = select(low == 4, 0.333_333_34f32, level);
+    level = select(low == 5, 0.5f32, level);
+    level = select(low == 6, 0.166_666_67f32, level);
+    level = select(low == 7, 0.25f32, level);
+    // code 8 is a negative zero
+    f32::reinterpret(u32::reinterpret(level) | ((code & 8) << 28))
+}
+
+/// The eight levels of a word of codes, in the order of its weights: bytes ascend, high nibbles come first.
+#[cube]
+pub(crate) fn levels(word: u32, table: &[f32]) -> Vector<f32, Const<8>> {
+    // four codes at once, as offsets in bytes: what is left for each is to pick its byte
+    let (low, high) = ((word & 0x0f0f_0f0fu32) << 2, (word >> 2) & 0x3c3c_3c3cu32);
+    let mut out = Vector::<f32, Const<8>>::empty();
+    #[unroll]
+    for byte in 0..4usize {
+        let shift = comptime!((byte * 8) as u32);
+        out.insert(comptime!(2 * byte), table[(((high >> shift) & 0xfc) >> 2) as usize]);
+        out.insert(comptime!(2 * byte + 1), table[(((low >> shift) & 0xfc) >> 2) as usize]);
+    }
+    out
+}
+
+/// The value, or a zero if it is subnormal.
+#[cube]
+pub(crate) fn flush(x: f32) -> f32 {
+    select(x.abs() < 1.175_494_4e-38f32, 0.0f32, x)
+}
+
+/// Eight values from the bytes of a buffer of `dtype`, widened. A bf16 is the upper half of an f32: shifting beats the
+/// conversion, which has a quarter of the throughput.
+#[cube]
+pub(crate) fn eight(
+    bytes: &[Vector<u32, Const<4>>],
+    at: usize,
+    #[comptime] dtype: Dtype,
+) -> Vector<f32, Const<8>> {
+    let mut out = Vector::<f32, Const<8>>::empty();
+    if comptime!(dtype == Dtype::F32) {
+        let (low, high) = (bytes[at * 2], bytes[at * 2 + 1]);
+        #[unroll]
+        for k in 0..4usize {
+            out.insert(k, f32::reinterpret(low.extract(k)));
+            out.insert(comptime!(k + 4), f32::reinterpret(high.extract(k)));
+        }
+    } else if comptime!(dtype == Dtype::Bf16) {
+        let words = bytes[at];
+        #[unroll]
+        for k in 0..4usize {
+            let word = words.extract(k);
+            out.insert(comptime!(2 * k), f32::reinterpret(word << 16));
+            out.insert(comptime!(2 * k + 1), f32::reinterpret(word & 0xffff_0000u32));
+        }
+    } else {
+        out = Vector::cast_from(Vector::<f16, Const<8>>::reinterpret(bytes[at]));
+    }
+    out
+}
+
+/// Vectors of 16 bytes that [`eight`] reads of `len` values.
+pub(crate) const fn vectors(len: usize, dtype: Dtype) -> usize {
+    (len * dtype.size()).div_ceil(16)
+}

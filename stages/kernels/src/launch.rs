@@ -1,0 +1,71 @@
+//! What all launches share.
+#![allow(unsafe_code, reason = "a kernel's argument is a buffer and the length that its caller vouches for")]
+
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+
+/// Lanes of a plane; kernels are written for this many.
+pub(crate) const PLANE: usize = 32;
+/// Units of a cube.
+pub(crate) const CUBE: usize = 256;
+
+/// A floating-point type of activations and weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of an element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    pub(crate) fn elem(self) -> ElemType {
+        ElemType::Float(match self {
+            Self::F32 => FloatKind::F32,
+            Self::F16 => FloatKind::F16,
+            Self::Bf16 => FloatKind::BF16,
+        })
+    }
+}
+
+/// What a kernel refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelError {
+    /// Rows of packed weights must be whole numbers of 32.
+    Inner { inner: usize },
+    /// More rows of activations than a kernel handles.
+    Rows { rows: usize, most: usize },
+}
+
+impl std::fmt::Display for KernelError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Inner { inner } => write!(f, "rows of {inner} weights are not whole numbers of 32"),
+            Self::Rows { rows, most } => write!(f, "{rows} rows of activations, the kernel takes {most}"),
+        }
+    }
+}
+
+impl std::error::Error for KernelError {}
+
+/// A kernel's argument: `len` elements, a vector counting as one.
+pub(crate) fn buffer(handle: &Handle, len: usize) -> BufferArg {
+    // SAFETY: every caller computes the length from the shape that the handle was made for
+    unsafe { BufferArg::from_raw_parts(handle.clone(), len) }
+}
+
+/// Cubes of [`CUBE`] units for so many units; two dimensions where one would be longer than any device takes.
+pub(crate) fn cubes(units: usize) -> CubeCount {
+    const MOST: usize = 1 << 30;
+    let cubes = units.div_ceil(CUBE).max(1);
+    let y = cubes.div_ceil(MOST);
+    CubeCount::Static(cubes.div_ceil(y) as u32, y as u32, 1)
+}

@@ -1,0 +1,25 @@
+//! GPU kernels of the quantization formats, in cubecl: one source for every runtime that has planes of 32 lanes. The
+//! arithmetic is that of [`qpipe_codecs`], value for value, and the tests on a device hold every kernel to it.
+//!
+//! | kernel | what | the CPU's |
+//! |---|---|---|
+//! | [`quantize4`] | NF4 and FP4 codes and absmax of a tensor | [`qpipe_codecs::quantize4`] |
+//! | [`dequantize4`] | the tensor again, in its compute dtype | [`qpipe_codecs::dequantize4`] |
+//! | [`multiply4`] | `x · Wᵀ` for few rows of `x`, on the packed bytes | [`qpipe_codecs::matmul_packed4`] |
+//!
+//! Buffers are cubecl's handles, contiguous, row-major. Lengths are in elements unless a name says bytes.
+#![cfg(feature = "cuda")]
+#![allow(
+    clippy::used_underscore_binding,
+    clippy::manual_is_multiple_of,
+    reason = "a kernel's type is defined by an argument that only the macro reads; its language has fewer methods than Rust"
+)]
+
+mod fourbit;
+mod launch;
+
+pub use fourbit::dequantize::dequantize4;
+pub use fourbit::product::{MOST_ROWS, Tiling, multiply4, multiply4_tiled};
+pub use fourbit::quantize::quantize4;
+pub use fourbit::{Format4, Packed4};
+pub use launch::{Dtype, KernelError};
