@@ -1,6 +1,10 @@
-//! Which device computes. One place resolves `auto | cpu | cuda:N`; nothing else asks what exists.
+//! Which device computes. One place resolves `auto | cpu | cuda:N`; nothing else chooses.
+
+use std::fmt;
 
 use burn::tensor::Device;
+
+use crate::cuda::{self, CudaAbsence};
 
 /// A device that stages compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,33 +14,38 @@ pub enum ComputeDevice {
 }
 
 /// Why a device cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     #[error("unknown device `{0}`, expected `auto`, `cpu` or `cuda:N`")]
     Unknown(String),
-    #[error("device `{0}` is not available: this program was built without the `cuda` feature")]
-    NotBuilt(String),
-    #[error("device `cuda:{index}` is not available: {found} CUDA devices found")]
-    Absent { index: usize, found: usize },
+    #[error("device `{name}` is not available: {why}")]
+    Absent { name: String, why: CudaAbsence },
+    #[error("device `cuda:{index}` is not available: the last CUDA device is `cuda:{}`", found - 1)]
+    Beyond { index: usize, found: usize },
 }
 
 impl ComputeDevice {
-    /// Resolves a device's name; `auto` takes the first CUDA device where there is one, else the CPU.
+    /// The first CUDA device where there is one, else the CPU.
+    pub fn auto() -> Self {
+        if cuda::count().is_ok() { Self::Cuda(0) } else { Self::Cpu }
+    }
+
+    /// Resolves a device's name.
     pub fn resolve(name: &str) -> Result<Self, DeviceError> {
         let index = match name {
             "cpu" => return Ok(Self::Cpu),
-            "auto" => return Ok(if cuda_devices() > 0 { Self::Cuda(0) } else { Self::Cpu }),
+            "auto" => return Ok(Self::auto()),
             "cuda" => 0,
             _ => name
                 .strip_prefix("cuda:")
                 .and_then(|n| n.parse().ok())
                 .ok_or_else(|| DeviceError::Unknown(name.to_owned()))?,
         };
-        if !cfg!(feature = "cuda") {
-            return Err(DeviceError::NotBuilt(name.to_owned()));
+        match cuda::count() {
+            Ok(found) if index < found => Ok(Self::Cuda(index)),
+            Ok(found) => Err(DeviceError::Beyond { index, found }),
+            Err(why) => Err(DeviceError::Absent { name: name.to_owned(), why }),
         }
-        let found = cuda_devices();
-        if index < found { Ok(Self::Cuda(index)) } else { Err(DeviceError::Absent { index, found }) }
     }
 
     /// The burn device.
@@ -60,15 +69,13 @@ impl ComputeDevice {
     }
 }
 
-/// How many CUDA devices this program could use. Probing never panics, with or without a driver.
-pub fn cuda_devices() -> usize {
-    #[cfg(feature = "cuda")]
-    {
-        burn::tensor::Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().len()
-    }
-    #[cfg(not(feature = "cuda"))]
-    {
-        0
+/// As a manifest names it.
+impl fmt::Display for ComputeDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
     }
 }
 
@@ -101,4 +108,26 @@ pub fn resources(params: &qpipe_sdk::Params, input_bytes: u64) -> qpipe_sdk::Res
     let gpu = qpipe_sdk::GpuNeed::of_device(params.text("device").unwrap_or("auto"));
     let memory = if of(params).is_ok_and(|device| device == ComputeDevice::Cpu) { input_bytes } else { 0 };
     qpipe_sdk::Resources { gpu, memory, exclusive: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_auto_takes_has_a_name_that_resolves_to_it() {
+        let auto = ComputeDevice::auto();
+        assert_eq!(ComputeDevice::resolve(&auto.to_string()), Ok(auto));
+        assert_eq!(ComputeDevice::resolve("gpu"), Err(DeviceError::Unknown("gpu".into())));
+    }
+
+    #[test]
+    fn a_device_that_there_is_not_is_refused_with_the_reason() {
+        let told = ComputeDevice::resolve("cuda:999").unwrap_err().to_string();
+        let why = match cuda::count() {
+            Ok(found) => format!("the last CUDA device is `cuda:{}`", found - 1),
+            Err(why) => why.to_string(),
+        };
+        assert_eq!(told, format!("device `cuda:999` is not available: {why}"));
+    }
 }

@@ -3,13 +3,14 @@
 pub mod artifact;
 pub mod benchmark;
 pub mod blobs;
+pub mod cuda;
 pub mod device;
 pub mod embedded;
 pub mod evaluate;
 pub mod generate;
 pub mod hub;
 pub mod load;
-mod machine;
+pub mod machine;
 pub mod model;
 pub mod parallel;
 pub mod quantize;

@@ -21,9 +21,17 @@ pub(crate) fn fingerprint(device: ComputeDevice) -> String {
     }
 }
 
+/// Where the kernel's NVIDIA driver has a folder per GPU, whatever a process may see of them.
+const NVIDIA_GPUS: &str = "/proc/driver/nvidia/gpus";
+
+/// Whether the machine has NVIDIA GPUs, for this process or not.
+pub fn has_nvidia_gpus() -> bool {
+    fs::read_dir(NVIDIA_GPUS).is_ok_and(|mut cards| cards.next().is_some())
+}
+
 /// The models of the machine's NVIDIA GPUs, where the driver tells.
 fn gpus() -> Option<String> {
-    let cards = fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
+    let cards = fs::read_dir(NVIDIA_GPUS).ok()?;
     let paths = cards.filter_map(|card| Some(card.ok()?.path().join("information")));
     let models: BTreeSet<String> = paths.filter_map(|path| field(path.to_str()?, "Model")).collect();
     (!models.is_empty()).then(|| models.into_iter().collect::<Vec<_>>().join(" and "))

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking; these helpers stand outside its functions"
 )]
 
+mod devices;
 mod documents;
 mod errors;
 mod generate;

@@ -65,6 +65,12 @@ pub enum Command {
     Schema(SchemaArgs),
     /// Draw a study's stages and how they are connected.
     Graph(GraphArgs),
+    /// List what stages can compute on, and why there is no CUDA device.
+    Devices {
+        /// The list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// The records of earlier runs.
     #[command(subcommand)]
     Runs(RunsCommand),

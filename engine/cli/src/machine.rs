@@ -14,7 +14,7 @@ pub(crate) fn memory() -> Option<u64> {
 /// The ordinals of the GPUs to use. One that there is not is the stage's to refuse: it knows what exists.
 pub(crate) fn gpus(asked: &Gpus) -> Vec<usize> {
     match asked {
-        Gpus::All => (0..qpipe_stages::device::cuda_devices()).collect(),
+        Gpus::All => (0..qpipe_stages::cuda::count().unwrap_or(0)).collect(),
         Gpus::These(ordinals) => ordinals.clone(),
     }
 }

@@ -3,7 +3,9 @@
 mod cache;
 mod cached;
 mod check;
+mod devices;
 mod explain;
+mod fallback;
 mod fetch;
 mod fmt;
 mod gc;
@@ -51,6 +53,7 @@ pub fn run(
             show::diff(&existing(&args.store)?, (a, b), *json, printer)
         }
         Command::Runs(RunsCommand::Ls { json }) => runs::ls(&existing(&args.store)?, *json, printer),
+        Command::Devices { json } => devices::devices(*json, printer),
         Command::Worker => {
             // a signal that reaches the engine and its workers alike is the engine's to act on
             let _unheard = cancel();

@@ -16,7 +16,7 @@ use qpipe_sdk::{Cancel, StageRegistry};
 
 use super::cached::{self, Tickets};
 use super::study::{self, Loaded, Text};
-use super::{fetch, summary};
+use super::{fallback, fetch, summary};
 use crate::args::{Args, Format, RunArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -55,6 +55,7 @@ pub(super) fn run(
     if let Some(goals) = &options.goals {
         goals.check(&study, &plan)?;
     }
+    fallback::tell((&study, &plan), &registry, &options, &args.slots.gpus, printer);
     let mut recorder = open_record(&store, &study, &plan, printer);
     let result = {
         let mut watching = observers(args.format, printer, recorder.as_mut());
