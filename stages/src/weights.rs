@@ -18,6 +18,7 @@ use crate::model::compute::ComputeDtype;
 use crate::model::linear::{BlobSlice, Int8Product, Linear, Matrix, PackedCodes, PackedWeight};
 use crate::model::llama::{Llama, Weights};
 use crate::model::ops::Place;
+use crate::model::resident::Resident;
 
 /// A model loaded onto a device, and its tokenizer.
 pub struct LoadedModel {
@@ -143,7 +144,14 @@ impl Weights for Reader<'_> {
         if module.encoding == Encoding::Dense {
             return self.matrix(name).map(Linear::Dense);
         }
-        packed(&self.blobs, name, &module).map(|weight| Linear::Packed(weight.into()))
+        let weight = packed(&self.blobs, name, &module)?;
+        if self.place == Place::Host {
+            return Ok(Linear::Packed(weight.into()));
+        }
+        Ok(match Resident::upload(weight, &self.device) {
+            Ok(weight) => Linear::Resident(weight.into()),
+            Err(weight) => Linear::Packed(weight.into()),
+        })
     }
 }
 

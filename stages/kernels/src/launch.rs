@@ -41,6 +41,8 @@ impl Dtype {
 pub enum KernelError {
     /// Rows of packed weights must be whole numbers of 32.
     Inner { inner: usize },
+    /// A width that is not whole numbers of this, or too large.
+    Width { width: usize, of: usize },
     /// More rows of activations than a kernel handles.
     Rows { rows: usize, most: usize },
 }
@@ -49,6 +51,7 @@ impl std::fmt::Display for KernelError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Inner { inner } => write!(f, "rows of {inner} weights are not whole numbers of 32"),
+            Self::Width { width, of } => write!(f, "a width of {width}, the kernel takes multiples of {of}"),
             Self::Rows { rows, most } => write!(f, "{rows} rows of activations, the kernel takes {most}"),
         }
     }

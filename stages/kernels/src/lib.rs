@@ -6,6 +6,9 @@
 //! | [`quantize4`] | NF4 and FP4 codes and absmax of a tensor | [`qpipe_codecs::quantize4`] |
 //! | [`dequantize4`] | the tensor again, in its compute dtype | [`qpipe_codecs::dequantize4`] |
 //! | [`multiply4`] | `x · Wᵀ` for few rows of `x`, on the packed bytes | [`qpipe_codecs::matmul_packed4`] |
+//! | [`multiply_dense`] | the same on a dense weight | |
+//! | [`rms_norm`], [`swiglu`] | with the residual sum, the norms and the gate of a layer | the model's host loops |
+//! | [`rotate_and_store`], [`attend`] | rotary positions, the cache's new rows, attention over it | the model's host loops |
 //!
 //! Buffers are cubecl's handles, contiguous, row-major. Lengths are in elements unless a name says bytes.
 #![cfg(feature = "cuda")]
@@ -15,11 +18,18 @@
     reason = "a kernel's type is defined by an argument that only the macro reads; its language has fewer methods than Rust"
 )]
 
+mod attention;
+mod dense;
 mod fourbit;
+mod lanes;
 mod launch;
+mod layer;
 
+pub use attention::{Cache, Heads, attend, rotate_and_store};
+pub use dense::multiply_dense;
 pub use fourbit::dequantize::dequantize4;
 pub use fourbit::product::{MOST_ROWS, Tiling, multiply4, multiply4_tiled};
 pub use fourbit::quantize::quantize4;
 pub use fourbit::{Format4, Packed4};
 pub use launch::{Dtype, KernelError};
+pub use layer::{rms_norm, swiglu};

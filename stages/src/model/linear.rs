@@ -1,8 +1,9 @@
 //! Linear layers: `y = x · Wᵀ` with `W` as Hugging Face stores it, `[out, in]`.
 //!
 //! A packed layer keeps the quantized bytes (mmapped from the store) as its only copy. On the host a product runs
-//! straight on them, restoring a tile of rows at a time ([`qpipe_codecs`]); elsewhere the weight is dequantized for this
-//! one product and dropped. LLM.int8 layers quantize the activations too, see [`super::llm_int8`].
+//! straight on them, restoring a tile of rows at a time ([`qpipe_codecs`]); on a device they are in its memory where it has
+//! a form for them ([`super::resident`]), and elsewhere the host restores the weight for this one product. LLM.int8 layers
+//! quantize the activations too, see [`super::llm_int8`].
 
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use qpipe_cache::Mapped;
 use qpipe_codecs::{BlockSize, CodecError, FourBit, OutlierThreshold, PackedRtn, RtnFormat};
 
 use super::compute::ComputeDtype;
-use super::llm_int8::{self, Int8Weight};
 use super::ops::{Place, host_values};
+use super::resident::Resident;
 
 /// A linear layer's weight.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ use super::ops::{Place, host_values};
 pub enum Linear {
     Dense(Matrix),
     Packed(Arc<PackedWeight>),
+    /// Packed, in a device's memory.
+    Resident(Arc<Resident>),
 }
 
 /// A matrix `[rows, columns]`, values already rounded to the compute dtype.
@@ -185,13 +188,8 @@ impl Linear {
                 let y = weight.multiply(&host_values(x), tokens, compute);
                 Tensor::from_data(TensorData::new(y, [tokens, weight.out]), &device)
             }
-            Self::Packed(weight) => match &weight.codes {
-                PackedCodes::Int8 { codes, scb, product: Int8Product::LlmInt8(threshold) } => {
-                    let weight = Int8Weight { codes: as_i8(codes), scb, inner: weight.inner };
-                    llm_int8::product(x, &weight, *threshold, compute)
-                }
-                _ => x.matmul(dense(weight, compute, &device).transpose()),
-            },
+            Self::Packed(weight) => x.matmul(dense(weight, compute, &device).transpose()),
+            Self::Resident(weight) => weight.forward(x, compute),
         }
     }
 }

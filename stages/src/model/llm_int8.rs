@@ -8,9 +8,8 @@
 //!
 //! Which columns are outliers is decided by all tokens of the product together.
 
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor};
 use qpipe_codecs::OutlierThreshold;
-use rayon::prelude::*;
 
 use super::compute::ComputeDtype;
 use super::ops::Place;
@@ -20,24 +19,25 @@ const EXACT: usize = 1024;
 /// 1 / (127 · 127), as the reference spells it.
 const PER_PRODUCT_STEP: f32 = 6.200_012e-05;
 
-/// A row-wise int8 weight `[out, inner]`.
-pub(super) struct Int8Weight<'a> {
-    pub(super) codes: &'a [i8],
-    pub(super) scb: &'a [f32],
-    pub(super) inner: usize,
+/// A row-wise int8 weight on a device.
+pub(super) struct Int8Weight {
+    /// `[out, inner]` in i8.
+    pub(super) codes: Tensor<2, Int>,
+    /// `[out]`: each row's absolute maximum.
+    pub(super) scb: Tensor<1>,
 }
 
-impl Int8Weight<'_> {
-    /// The codes as numbers, `[out, inner]`.
-    fn tensor(&self, device: &Device) -> Tensor<2> {
-        let values: Vec<f32> = self.codes.par_iter().map(|code| f32::from(*code)).collect();
-        Tensor::from_data(TensorData::new(values, [self.scb.len(), self.inner]), device)
+impl Int8Weight {
+    /// The weight `[out, inner]`, rounded to the compute dtype.
+    pub(super) fn restored(&self, compute: ComputeDtype) -> Tensor<2> {
+        let scale = self.scb.clone().unsqueeze_dim(1);
+        compute.round(self.codes.clone().float().mul(scale).mul_scalar(1.0 / 127.0), Place::Device)
     }
 
     /// Partial products `[tokens, out]` of codes `[tokens, inner]`, exact each.
     fn partial_products(&self, codes: &Tensor<2>) -> impl Iterator<Item = Tensor<2>> {
-        let (codes, inner) = (codes.clone(), self.inner);
-        let weight = self.tensor(&codes.device());
+        let (codes, inner) = (codes.clone(), self.codes.dims()[1]);
+        let weight = self.codes.clone().float();
         (0..inner).step_by(EXACT).map(move |at| {
             let len = EXACT.min(inner - at);
             codes.clone().narrow(1, at, len).matmul(weight.clone().narrow(1, at, len).transpose())
@@ -49,7 +49,7 @@ impl Int8Weight<'_> {
 /// Outlier columns are kept by a mask, so that nothing has to be read back.
 pub(super) fn product(
     x: Tensor<2>,
-    weight: &Int8Weight<'_>,
+    weight: &Int8Weight,
     threshold: OutlierThreshold,
     compute: ComputeDtype,
 ) -> Tensor<2> {
@@ -67,21 +67,22 @@ pub(super) fn product(
     let scale = sca.clone().mask_fill(sca.clone().equal_elem(0.0), 1.0).recip().mul_scalar(127.0);
     let of_outlier = column.clone().greater_elem(0.5).expand(half.dims());
     let codes = half.mask_fill(of_outlier, 0.0).mul(scale).round();
-    let scb = Tensor::<1>::from_data(TensorData::new(weight.scb.to_vec(), [weight.scb.len()]), &device);
+    let (scb, out) = (weight.scb.clone(), weight.scb.dims()[0]);
     let sums = weight.partial_products(&codes).reduce(Tensor::add);
-    let sums = sums.unwrap_or_else(|| Tensor::zeros([codes.dims()[0], weight.scb.len()], &device));
-    let y = sums.mul(sca).mul(scb.clone().unsqueeze()).mul_scalar(PER_PRODUCT_STEP);
+    let sums = sums.unwrap_or_else(|| Tensor::zeros([codes.dims()[0], out], &device));
+    let y = sums.mul(sca).mul(scb.unsqueeze()).mul_scalar(PER_PRODUCT_STEP);
     let y = compute.round(y.cast(FloatDType::F16).cast(FloatDType::F32), Place::Device);
     if threshold == OutlierThreshold::Off {
         return y;
     }
-    let restored = weight.tensor(&device).mul(scb.unsqueeze_dim(1)).mul_scalar(1.0 / 127.0);
-    let apart = x.mul(column).matmul(compute.round(restored, Place::Device).transpose());
+    let apart = x.mul(column).matmul(weight.restored(compute).transpose());
     compute.round(y.add(apart), Place::Device)
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{DType, Device, TensorData};
+
     use super::super::ops::host_values;
     use super::*;
 
@@ -105,7 +106,11 @@ mod tests {
         for threshold in [OutlierThreshold::Off, OutlierThreshold::AtLeast(6.0)] {
             let (tokens, inner, out) = (9, 2500, 33);
             let (x, codes, scb) = problem(tokens, inner, out);
-            let weight = Int8Weight { codes: &codes, scb: &scb, inner };
+            let data = TensorData::new(codes.clone(), [out, inner]);
+            let weight = Int8Weight {
+                codes: Tensor::from_data(data, (&device, DType::I8)),
+                scb: Tensor::from_data(TensorData::new(scb.clone(), [out]), &device),
+            };
             let mut expected = vec![0.0; tokens * out];
             let compute = ComputeDtype::F16;
             let dtype = compute.rounding();

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`compute`] | the compute dtype, and what rounding to it means on each device |
 //! | [`linear`] | dense and packed linear layers |
+//! | [`resident`] | packed layers in a device's memory |
 //! | [`ops`] | RMS norm, rotary embedding, SwiGLU |
 //! | [`llama`] | the model: weights in, hidden states and logits out |
 //! | `attention` | blocked causal attention with grouped queries and windows |
@@ -16,11 +17,14 @@
 mod attention;
 pub mod cache;
 pub mod compute;
+#[cfg(feature = "cuda")]
+mod four_on_cuda;
 pub mod generate;
 mod host;
 pub mod linear;
 pub mod llama;
 mod llm_int8;
 pub mod ops;
+pub mod resident;
 pub mod sampling;
 pub mod score;

@@ -15,7 +15,8 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use qpipe_codecs::FourBit;
 
-use super::{Packed4, code_bytes, eight, fill_levels, levels, vectors};
+use super::{Packed4, code_bytes, fill_levels, levels};
+use crate::lanes::{eight, vectors};
 use crate::launch::{CUBE, Dtype, KernelError, PLANE, buffer, cubes};
 
 /// Most rows of activations of one product.

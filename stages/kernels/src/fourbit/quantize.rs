@@ -10,7 +10,8 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use qpipe_codecs::FourBit;
 
-use super::{Format4, Packed4, code_bytes, eight, flush, vectors};
+use super::{Format4, Packed4, code_bytes, flush};
+use crate::lanes::{eight, vectors};
 use crate::launch::{CUBE, Dtype, PLANE, buffer, cubes};
 
 /// Encodes `len` weights of a contiguous buffer. A block with a NaN or an infinity gets an absmax that is not finite:

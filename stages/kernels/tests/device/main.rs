@@ -7,6 +7,8 @@
 )]
 #![expect(clippy::print_stderr, reason = "figures and what is skipped")]
 
+mod layer;
+
 use std::io::Write;
 use std::time::Instant;
 

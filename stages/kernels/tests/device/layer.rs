@@ -1,0 +1,202 @@
+//! A layer's operators against the same formulas in f64.
+
+use cubecl::client::Client;
+use qpipe_kernels::{Cache, Dtype, Heads, attend, multiply_dense, rms_norm, rotate_and_store, swiglu};
+
+use super::{DTYPES, Draws, client, download, rounded, upload};
+
+fn drawn(len: usize, seed: u64, dtype: Dtype) -> Vec<f32> {
+    let mut draws = Draws(seed);
+    rounded(&(0..len).map(|_| draws.normal()).collect::<Vec<_>>(), dtype)
+}
+
+/// Each value is within rounding to `dtype`, and within `loose` of the largest, of the expected one.
+fn close(got: &[f32], expected: &[f64], dtype: Dtype, loose: f64, case: &str) {
+    assert_eq!(got.len(), expected.len(), "{case}");
+    let ulp = [0.0, 2f64.powi(-11), 2f64.powi(-8)][dtype as usize];
+    let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let allowed = expected.abs() * ulp + largest * loose;
+        let error = (f64::from(*got) - expected).abs();
+        assert!(error <= allowed, "{case} {dtype:?}, value {i}: {got} {expected}");
+    }
+}
+
+#[test]
+fn norms_are_those_of_the_rounded_sum() {
+    let Some(client) = client("norms_are_those_of_the_rounded_sum") else { return };
+    for dtype in DTYPES {
+        for (rows, width) in [(1, 8), (3, 576), (2, 4096), (700, 64)] {
+            let (x, y) = (drawn(rows * width, 1, dtype), drawn(rows * width, 2, dtype));
+            let weight = drawn(width, 3, Dtype::F32);
+            let on = |values: &[f32], dtype| upload(&client, values, dtype);
+            for adds in [false, true] {
+                let sum: Vec<f32> = x.iter().zip(&y).map(|(a, b)| if adds { a + b } else { *a }).collect();
+                let sum = rounded(&sum, dtype);
+                let expected: Vec<f64> = sum
+                    .chunks(width)
+                    .flat_map(|row| {
+                        let squares: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
+                        let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
+                        row.iter().zip(&weight).map(move |(v, w)| f64::from(*v) * scale * f64::from(*w))
+                    })
+                    .collect();
+                let (y, weight) = (on(&y, dtype), on(&weight, Dtype::F32));
+                let given = adds.then_some(&y);
+                let (got, normed) =
+                    rms_norm(&client, &on(&x, dtype), given, &weight, [rows, width], 1e-5, dtype).unwrap();
+                assert_eq!(download(&client, &got, sum.len(), dtype), sum, "the sum");
+                let normed = download(&client, &normed, sum.len(), dtype);
+                close(&normed, &expected, dtype, 1e-6, &format!("{rows}x{width} adds {adds}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gate_is_silu() {
+    let Some(client) = client("the_gate_is_silu") else { return };
+    for dtype in DTYPES {
+        let (gate, up) = (drawn(8 * 333, 4, dtype), drawn(8 * 333, 5, dtype));
+        let silu = |g: f32| f64::from(g) / (1.0 + (-f64::from(g)).exp());
+        let expected: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| silu(*g) * f64::from(*u)).collect();
+        let got =
+            swiglu(&client, &upload(&client, &gate, dtype), &upload(&client, &up, dtype), gate.len(), dtype);
+        close(&download(&client, &got.unwrap(), gate.len(), dtype), &expected, dtype, 1e-6, "silu");
+    }
+}
+
+#[test]
+fn dense_products_add_in_f32() {
+    let Some(client) = client("dense_products_add_in_f32") else { return };
+    for dtype in DTYPES {
+        for [rows, out, inner] in [[1, 5, 8], [3, 333, 576], [8, 64, 4096]] {
+            let (x, w) = (drawn(rows * inner, 6, dtype), drawn(out * inner, 7, dtype));
+            let dot = |r: usize, o: usize| -> f64 {
+                let pairs = x[r * inner..][..inner].iter().zip(&w[o * inner..][..inner]);
+                pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+            };
+            let expected: Vec<f64> = (0..rows * out).map(|i| dot(i / out, i % out)).collect();
+            for result in [dtype, Dtype::F32] {
+                let (x, w) = (upload(&client, &x, dtype), upload(&client, &w, dtype));
+                let got = multiply_dense(&client, &x, &w, [rows, out, inner], dtype, result).unwrap();
+                let got = download(&client, &got, rows * out, result);
+                close(&got, &expected, result, 1e-5, &format!("{rows}x{out}x{inner}"));
+            }
+        }
+    }
+}
+
+/// One pass of `seq` tokens from `start` on over a cache that holds what came before.
+struct Case {
+    heads: Heads,
+    start: usize,
+}
+
+impl Case {
+    fn check(&self, client: &Client, dtype: Dtype) {
+        let Case { heads, start } = *self;
+        let Heads { batch, seq, heads: q_heads, kv_heads, dim, capacity, window } = heads;
+        let (tokens, half) = (batch * seq, dim / 2);
+        let q = drawn(tokens * q_heads * dim, 8, dtype);
+        let (k, v) = (drawn(tokens * kv_heads * dim, 9, dtype), drawn(tokens * kv_heads * dim, 10, dtype));
+        let cache_len = batch * kv_heads * capacity * dim;
+        let (mut keys, mut values) = (drawn(cache_len, 11, dtype), drawn(cache_len, 12, dtype));
+        let angle = |p: usize, i: usize| p as f32 / 10f32.powf(i as f32 / half as f32);
+        let table: Vec<f32> = (0..capacity)
+            .flat_map(|p| {
+                let cos = (0..half).map(move |i| angle(p, i).cos());
+                cos.chain((0..half).map(move |i| angle(p, i).sin()))
+            })
+            .collect();
+        let on = |values: &[f32], dtype| upload(client, values, dtype);
+        let (keys_on, values_on) = (on(&keys, dtype), on(&values, dtype));
+        let cache = Cache { keys: &keys_on, values: &values_on };
+        let at = client.create_from_slice(&[(start as u32).to_le_bytes(), [0; 4], [0; 4], [0; 4]].concat());
+        let given = [&on(&q, dtype), &on(&k, dtype), &on(&v, dtype)];
+        let table_on = on(&table, Dtype::F32);
+        let rotated =
+            rotate_and_store(client, given, cache, (&table_on, capacity), &at, heads, dtype).unwrap();
+        let out = attend(client, &rotated, cache, &at, heads, dtype).unwrap();
+
+        let rotate = |row: &[f32], position: usize| -> Vec<f32> {
+            let (cos, sin) = table[position * dim..][..dim].split_at(half);
+            let turned = (0..dim).map(|i| {
+                let (a, b) = (f64::from(row[i % half]), f64::from(row[i % half + half]));
+                let (c, s) = (f64::from(cos[i % half]), f64::from(sin[i % half]));
+                (if i < half { a * c - b * s } else { b * c + a * s }) as f32
+            });
+            rounded(&turned.collect::<Vec<_>>(), dtype)
+        };
+        for token in 0..tokens {
+            let position = start + token % seq;
+            for kv in 0..kv_heads {
+                let from = (token * kv_heads + kv) * dim;
+                let to = ((token / seq * kv_heads + kv) * capacity + position) * dim;
+                keys[to..to + dim].copy_from_slice(&rotate(&k[from..from + dim], position));
+                values[to..to + dim].copy_from_slice(&v[from..from + dim]);
+            }
+        }
+        assert_eq!(download(client, &values_on, cache_len, dtype), values, "the cache's values");
+        let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<f64>>();
+        let loose = [1e-6, 3e-4, 2e-3][dtype as usize];
+        close(&download(client, &keys_on, cache_len, dtype), &wide(&keys), dtype, loose, "the cache's keys");
+        let mut expected = Vec::new();
+        for token in 0..tokens {
+            let position = start + token % seq;
+            let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+            for head in 0..q_heads {
+                let asked = rotate(&q[(token * q_heads + head) * dim..][..dim], position);
+                let kv = (token / seq * kv_heads + head / (q_heads / kv_heads)) * capacity;
+                let row = |of: &[f32], key: usize| wide(&of[(kv + key) * dim..][..dim]);
+                let scores: Vec<f64> = (first..=position)
+                    .map(|key| {
+                        let dot: f64 =
+                            row(&keys, key).iter().zip(&asked).map(|(a, b)| a * f64::from(*b)).sum();
+                        dot / (dim as f64).sqrt()
+                    })
+                    .collect();
+                let best = scores.iter().copied().fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - best).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                let mut mixed = vec![0.0; dim];
+                for (key, weight) in (first..=position).zip(&weights) {
+                    for (m, v) in mixed.iter_mut().zip(row(&values, key)) {
+                        *m += weight / total * v;
+                    }
+                }
+                expected.extend(mixed);
+            }
+        }
+        let got = download(client, &out, expected.len(), dtype);
+        // a rotated value that rounds to the other side moves a score
+        let loose = [2e-6, 1e-3, 8e-3][dtype as usize];
+        close(&got, &expected, dtype, loose, &format!("{heads:?} from {start}"));
+    }
+}
+
+#[test]
+fn attention_is_softmax_over_the_cache() {
+    let Some(client) = client("attention_is_softmax_over_the_cache") else { return };
+    let heads = |batch, seq, heads, kv_heads, dim, window| Heads {
+        batch,
+        seq,
+        heads,
+        kv_heads,
+        dim,
+        capacity: 150,
+        window,
+    };
+    for dtype in DTYPES {
+        for (heads, start) in [
+            (heads(1, 1, 4, 4, 32, None), 0),
+            (heads(2, 1, 9, 3, 64, None), 141),
+            (heads(1, 1, 8, 2, 128, Some(16)), 100),
+            (heads(2, 37, 6, 2, 64, None), 0),
+            (heads(1, 50, 4, 1, 256, None), 100),
+            (heads(3, 33, 4, 2, 96, Some(8)), 60),
+        ] {
+            Case { heads, start }.check(&client, dtype);
+        }
+    }
+}
