@@ -36,8 +36,9 @@ pub fn load_model(
 ) -> Result<LoadedModel, StageError> {
     let model = ModelArtifact::read(store, artifact)?;
     let tokenizer = read_tokenizer(store, &model.tokenizer, &model.config)?;
-    let place = if device == ComputeDevice::Cpu { Place::Host } else { Place::Device };
+    let on_cpu = device == ComputeDevice::Cpu;
     let device = device.device();
+    let place = Place::of(on_cpu, &model.config, &device);
     let mut reader = Reader { blobs: BlobReader::new(store), model: &model, place, device: device.clone() };
     let llama = Llama::build(&model.config, model.compute_dtype, &device, place, positions, &mut reader)?;
     Ok(LoadedModel { artifact: model, llama, tokenizer })
@@ -136,6 +137,11 @@ impl Weights for Reader<'_> {
         Ok(match self.place {
             Place::Host => Matrix::Host { values: values.into(), shape },
             Place::Device => Tensor::from_data(TensorData::new(values, shape), &self.device).into(),
+            #[cfg(feature = "cuda")]
+            Place::Cuda => {
+                let options = (&self.device, crate::model::stored_on_cuda(self.model.compute_dtype));
+                Tensor::from_data(TensorData::new(values, shape), options).into()
+            }
         })
     }
 

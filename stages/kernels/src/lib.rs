@@ -9,13 +9,17 @@
 //! | [`multiply_dense`] | the same on a dense weight | |
 //! | [`rms_norm`], [`swiglu`] | with the residual sum, the norms and the gate of a layer | the model's host loops |
 //! | [`rotate_and_store`], [`attend`] | rotary positions, the cache's new rows, attention over it | the model's host loops |
+//! | [`log_softmax_at`] | log-likelihoods and the likeliest token of rows of logits | the model's scores |
 //!
 //! Buffers are cubecl's handles, contiguous, row-major. Lengths are in elements unless a name says bytes.
 #![cfg(feature = "cuda")]
 #![allow(
     clippy::used_underscore_binding,
     clippy::manual_is_multiple_of,
-    reason = "a kernel's type is defined by an argument that only the macro reads; its language has fewer methods than Rust"
+    clippy::float_cmp,
+    clippy::too_many_lines,
+    reason = "of kernels: an argument that only the macro reads defines the type, the language has fewer methods than Rust, \
+              a maximum equals the value that it is, and registers cannot be handed to helpers"
 )]
 
 mod attention;
@@ -24,6 +28,7 @@ mod fourbit;
 mod lanes;
 mod launch;
 mod layer;
+mod scores;
 
 pub use attention::{Cache, Heads, attend, rotate_and_store};
 pub use dense::multiply_dense;
@@ -33,3 +38,4 @@ pub use fourbit::quantize::quantize4;
 pub use fourbit::{Format4, Packed4};
 pub use launch::{Dtype, KernelError};
 pub use layer::{rms_norm, swiglu};
+pub use scores::{SCORES, log_softmax_at};

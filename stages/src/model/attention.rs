@@ -27,6 +27,9 @@ pub(super) struct Attention<'a> {
     pub(super) rope: &'a Rope,
     pub(super) compute: ComputeDtype,
     pub(super) place: Place,
+    /// `start`, where the kernels read it.
+    #[cfg(feature = "cuda")]
+    pub(super) start_on_cuda: Option<&'a super::on_cuda::Start>,
 }
 
 impl Attention<'_> {
@@ -40,6 +43,8 @@ impl Attention<'_> {
     ) -> Tensor<2> {
         match self.place {
             Place::Host => self.on_host(q, [k, v], cache),
+            #[cfg(feature = "cuda")]
+            Place::Cuda => self.on_cuda([q, k, v], cache.as_deref()),
             Place::Device => {
                 let shape = [self.batch * self.kv_heads, self.seq, self.dim];
                 let k = self.rope.apply(self.split(k, self.kv_heads), self.start);
@@ -86,6 +91,30 @@ impl Attention<'_> {
             }
         });
         Tensor::from_data(TensorData::new(out, shape), &device)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_cuda(&self, given: [Tensor<2>; 3], cache: Option<&LayerCache>) -> Tensor<2> {
+        let (keys, values) = match cache {
+            Some(LayerCache::Device { keys, values }) => (keys.clone(), values.clone()),
+            Some(LayerCache::Host { .. }) => unreachable!("a model's caches are where the model is"),
+            None => {
+                let shape = [self.batch * self.kv_heads, self.start + self.seq, self.dim];
+                let options = (&given[0].device(), given[0].dtype());
+                (Tensor::empty(shape, options), Tensor::empty(shape, options))
+            }
+        };
+        let Some(start) = self.start_on_cuda else { unreachable!("a pass on CUDA has its start there") };
+        let heads = qpipe_kernels::Heads {
+            batch: self.batch,
+            seq: self.seq,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            dim: self.dim,
+            capacity: keys.dims()[1],
+            window: self.window,
+        };
+        super::on_cuda::attend(given, [&keys, &values], self.rope.table(), start, heads)
     }
 
     fn on_device(&self, q: Tensor<2>, k: &Tensor<3>, v: &Tensor<3>) -> Tensor<2> {

@@ -4,6 +4,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qpipe_formats::LlamaConfig;
 
+use super::compute::ComputeDtype;
 use super::ops::Place;
 
 /// The cache of one layer: `[batch · kv heads, capacity, head dim]`, of which the first positions are valid.
@@ -24,11 +25,12 @@ pub struct KvCache {
 
 impl KvCache {
     /// An empty cache for `batch` sequences of at most `capacity` tokens.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "elsewhere all tensors are f32"))]
     pub(super) fn new(
         config: &LlamaConfig,
         batch: usize,
         capacity: usize,
-        place: Place,
+        (place, compute): (Place, ComputeDtype),
         device: &Device,
     ) -> Self {
         let (kv_heads, dim) = (config.num_key_value_heads, config.head_dim);
@@ -40,6 +42,11 @@ impl KvCache {
             }
             Place::Device => {
                 let zeros = || Tensor::zeros(shape, device);
+                LayerCache::Device { keys: zeros(), values: zeros() }
+            }
+            #[cfg(feature = "cuda")]
+            Place::Cuda => {
+                let zeros = || Tensor::zeros(shape, (device, super::on_cuda::stored(compute)));
                 LayerCache::Device { keys: zeros(), values: zeros() }
             }
         };
@@ -61,7 +68,7 @@ impl KvCache {
         self.capacity - self.len
     }
 
-    /// Bytes that such a cache will hold.
+    /// Bytes that such a cache will hold, at the most.
     pub fn bytes_for(config: &LlamaConfig, batch: usize, capacity: usize) -> u64 {
         let positions = (batch * capacity) as u64 * (config.num_key_value_heads * config.head_dim) as u64;
         2 * config.num_hidden_layers as u64 * positions * size_of::<f32>() as u64
@@ -102,16 +109,16 @@ impl KvCache {
         let picked = Tensor::<1, Int>::from_data(TensorData::new(rows.to_vec(), [rows.len()]), &device);
         let by_row = from.clone().narrow(1, 0, held).reshape([all / heads, heads * held * dim]);
         let held = by_row.select(0, picked).reshape([rows.len() * heads, held, dim]);
-        Tensor::cat(vec![held, Tensor::zeros([rows.len() * heads, room, dim], &device)], 1)
+        Tensor::cat(vec![held, Tensor::zeros([rows.len() * heads, room, dim], (&device, from.dtype()))], 1)
     }
 
-    /// Bytes held: `2 · layers · batch · kv heads · capacity · head dim · 4`.
+    /// Bytes held: `2 · layers · batch · kv heads · capacity · head dim` values, in f32 or, on CUDA, in the compute dtype.
     pub fn bytes(&self) -> usize {
-        let values = |layer: &LayerCache| match layer {
-            LayerCache::Host { keys, .. } => keys.len(),
-            LayerCache::Device { keys, .. } => keys.shape().num_elements(),
+        let bytes = |layer: &LayerCache| match layer {
+            LayerCache::Host { keys, .. } => keys.len() * size_of::<f32>(),
+            LayerCache::Device { keys, .. } => keys.shape().num_elements() * keys.dtype().size(),
         };
-        self.layers.iter().map(|layer| 2 * values(layer) * size_of::<f32>()).sum()
+        self.layers.iter().map(|layer| 2 * bytes(layer)).sum()
     }
 }
 

@@ -50,7 +50,7 @@ impl ComputeDtype {
         }
     }
 
-    /// `x` with every value rounded to this dtype; the tensor stays f32.
+    /// `x` with every value rounded to this dtype; the tensor stays f32, and on CUDA it is in this dtype already.
     #[must_use]
     pub fn round<const D: usize>(self, x: Tensor<D>, place: Place) -> Tensor<D> {
         let to = match self {
@@ -63,6 +63,9 @@ impl ComputeDtype {
                 super::ops::on_host(x, |values| qpipe_codecs::round_slice(values, self.rounding()))
             }
             Place::Device => x.cast(to).cast(FloatDType::F32),
+            // what is stored in the dtype is rounded to it
+            #[cfg(feature = "cuda")]
+            Place::Cuda => x,
         }
     }
 }

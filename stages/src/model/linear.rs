@@ -179,25 +179,43 @@ pub(super) fn as_i8(bytes: &[u8]) -> &[i8] {
 }
 
 impl Linear {
-    /// `x`: `[tokens, in]` → `[tokens, out]`, not yet rounded.
-    pub(super) fn forward(&self, x: Tensor<2>, compute: ComputeDtype, place: Place) -> Tensor<2> {
+    /// `x`: `[tokens, in]` → `[tokens, out]`, not yet rounded; on CUDA in `result`.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<2>,
+        compute: ComputeDtype,
+        place: Place,
+        result: ComputeDtype,
+    ) -> Tensor<2> {
         let (device, tokens) = (x.device(), x.dims()[0]);
         match self {
-            Self::Dense(weight) => weight.multiply(x),
+            Self::Dense(weight) => weight.multiply(x, place, result),
             Self::Packed(weight) if place == Place::Host => {
                 let y = weight.multiply(&host_values(x), tokens, compute);
                 Tensor::from_data(TensorData::new(y, [tokens, weight.out]), &device)
             }
-            Self::Packed(weight) => x.matmul(dense(weight, compute, &device).transpose()),
-            Self::Resident(weight) => weight.forward(x, compute),
+            Self::Packed(weight) => {
+                let weight = dense(weight, compute, &device);
+                #[cfg(feature = "cuda")]
+                if place == Place::Cuda {
+                    return super::on_cuda::multiply(x, weight.cast(super::on_cuda::float(compute)), result);
+                }
+                x.matmul(weight.transpose())
+            }
+            Self::Resident(weight) => weight.forward(x, compute, place, result),
         }
     }
 }
 
 impl Matrix {
-    /// `x`: `[tokens, columns]` → `[tokens, rows]`: the product with the transposed matrix.
-    pub(super) fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
+    /// `x`: `[tokens, columns]` → `[tokens, rows]`: the product with the transposed matrix; on CUDA in `result`.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "elsewhere all tensors are f32"))]
+    pub(super) fn multiply(&self, x: Tensor<2>, place: Place, result: ComputeDtype) -> Tensor<2> {
         match self {
+            #[cfg(feature = "cuda")]
+            Self::Tensor(weight) if place == Place::Cuda => {
+                super::on_cuda::multiply(x, weight.clone(), result)
+            }
             Self::Tensor(weight) => x.matmul(weight.clone().transpose()),
             Self::Host { values, shape: [rows, columns] } => {
                 let (device, [tokens, _]) = (x.device(), x.dims());

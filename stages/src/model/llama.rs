@@ -95,9 +95,10 @@ impl Llama {
         let mut x = self.embedding.select(tokens.reshape([batch * seq]));
         let first = self.layers.first().map_or(&self.norm, |layer| &layer.input_norm);
         let mut normed = self.normed(x.clone(), first);
+        let start = Start::of(self, start);
         for (i, layer) in self.layers.iter().enumerate() {
             let layer_cache = cache.as_mut().map(|c| &mut c.layers[i]);
-            let attended = self.attention(layer, normed, [batch, seq], start, layer_cache);
+            let attended = self.attention(layer, normed, [batch, seq], &start, layer_cache);
             (x, normed) = self.add_normed(x, attended, &layer.post_norm);
             let next = self.layers.get(i + 1).map_or(&self.norm, |next| &next.input_norm);
             (x, normed) = self.add_normed(x, self.mlp(layer, normed), next);
@@ -110,14 +111,20 @@ impl Llama {
 
     /// An empty cache for `batch` sequences of at most `capacity` tokens.
     pub fn cache(&self, batch: usize, capacity: usize) -> KvCache {
-        KvCache::new(&self.config, batch, capacity, self.place, &self.device)
+        KvCache::new(&self.config, batch, capacity, (self.place, self.compute), &self.device)
+    }
+
+    /// Whether it runs in our kernels.
+    #[cfg(feature = "cuda")]
+    pub(super) fn is_on_cuda(&self) -> bool {
+        self.place == Place::Cuda
     }
 
     /// Logits `[rows, vocabulary]` in f32 of hidden states `[rows, hidden]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.head {
-            None => self.embedding.multiply(hidden),
-            Some(head) => head.forward(hidden, self.compute, self.place),
+            None => self.embedding.multiply(hidden, self.place, ComputeDtype::F32),
+            Some(head) => head.forward(hidden, self.compute, self.place, ComputeDtype::F32),
         }
     }
 
@@ -132,13 +139,15 @@ impl Llama {
         layer: &Layer,
         x: Tensor<2>,
         [batch, seq]: [usize; 2],
-        start: usize,
+        start: &Start,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<2> {
         let attention = Attention {
             batch,
             seq,
-            start,
+            start: start.position,
+            #[cfg(feature = "cuda")]
+            start_on_cuda: start.on_cuda.as_ref(),
             heads: self.config.num_attention_heads,
             kv_heads: self.config.num_key_value_heads,
             dim: self.config.head_dim,
@@ -173,15 +182,41 @@ impl Llama {
     }
 
     fn linear(&self, projection: &Projection, x: Tensor<2>) -> Tensor<2> {
-        let y = projection.linear.forward(x, self.compute, self.place);
-        self.round(match &projection.bias {
-            Some(bias) => y.add(bias.clone().unsqueeze()),
-            None => y,
-        })
+        // a bias is added before the result is rounded
+        let result = if projection.bias.is_some() { ComputeDtype::F32 } else { self.compute };
+        let y = projection.linear.forward(x, self.compute, self.place, result);
+        let Some(bias) = &projection.bias else { return self.round(y) };
+        let y = y.add(bias.clone().unsqueeze());
+        #[cfg(feature = "cuda")]
+        if self.place == Place::Cuda {
+            return y.cast(super::on_cuda::float(self.compute));
+        }
+        self.round(y)
     }
 
     fn round<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.compute.round(x, self.place)
+    }
+}
+
+/// The position of a pass's first token, and where kernels read it.
+struct Start {
+    position: usize,
+    #[cfg(feature = "cuda")]
+    on_cuda: Option<super::on_cuda::Start>,
+}
+
+impl Start {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "kernels read it"))]
+    fn of(model: &Llama, position: usize) -> Self {
+        Self {
+            position,
+            #[cfg(feature = "cuda")]
+            on_cuda: match model.place {
+                Place::Cuda => super::on_cuda::Start::at(position, &model.device),
+                Place::Host | Place::Device => None,
+            },
+        }
     }
 }
 

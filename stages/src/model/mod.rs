@@ -9,6 +9,7 @@
 //! | [`llama`] | the model: weights in, hidden states and logits out |
 //! | `attention` | blocked causal attention with grouped queries and windows |
 //! | `host` | fused loops on host buffers |
+//! | `on_cuda` | the same operators in kernels of our own, with the feature `cuda` |
 //! | [`cache`] | keys and values of past positions |
 //! | [`score`] | log-likelihoods of given continuations |
 //! | [`generate`] | decoding with a cache |
@@ -17,14 +18,17 @@
 mod attention;
 pub mod cache;
 pub mod compute;
-#[cfg(feature = "cuda")]
-mod four_on_cuda;
 pub mod generate;
 mod host;
 pub mod linear;
 pub mod llama;
 mod llm_int8;
+#[cfg(feature = "cuda")]
+mod on_cuda;
 pub mod ops;
 pub mod resident;
 pub mod sampling;
 pub mod score;
+
+#[cfg(feature = "cuda")]
+pub(crate) use on_cuda::stored as stored_on_cuda;

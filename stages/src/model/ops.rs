@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+use qpipe_formats::LlamaConfig;
 use qpipe_formats::config::RopeFrequencies;
 use rayon::prelude::*;
 
@@ -18,6 +19,24 @@ pub enum Place {
     Host,
     /// Anything else: burn's operators.
     Device,
+    /// A CUDA device, no autodiff, and a model whose dimensions our kernels handle. Activations are in the compute dtype.
+    #[cfg(feature = "cuda")]
+    Cuda,
+}
+
+impl Place {
+    /// Where a model of these dimensions runs, for inference.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "asked of a GPU only"))]
+    pub fn of(on_cpu: bool, config: &LlamaConfig, device: &Device) -> Self {
+        if on_cpu {
+            return Self::Host;
+        }
+        #[cfg(feature = "cuda")]
+        if super::on_cuda::supports(config) && super::on_cuda::is_gpu(device) {
+            return Self::Cuda;
+        }
+        Self::Device
+    }
 }
 
 /// Rows or values that one host task handles.
@@ -67,6 +86,11 @@ pub(super) fn rms_norm(
             let scale = mean.add_scalar(eps).sqrt().recip();
             compute.round(x.mul(scale).mul(weight.clone().unsqueeze()), place)
         }
+        #[cfg(feature = "cuda")]
+        Place::Cuda => {
+            let [_, normed] = super::on_cuda::rms_norm(x, None, weight, eps);
+            normed
+        }
     }
 }
 
@@ -92,6 +116,8 @@ pub(super) fn add_norm(
             let x = compute.round(x.add(y), place);
             (x.clone(), rms_norm(x, weight, eps, compute, place))
         }
+        #[cfg(feature = "cuda")]
+        Place::Cuda => super::on_cuda::rms_norm(x, Some(y), weight, eps).into(),
     }
 }
 
@@ -105,6 +131,8 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>, compute: ComputeDtype, plac
             Tensor::from_data(gate, &device)
         }
         Place::Device => compute.round(activation::silu(gate).mul(up), place),
+        #[cfg(feature = "cuda")]
+        Place::Cuda => super::on_cuda::swiglu(gate, up),
     }
 }
 
@@ -114,6 +142,9 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>, compute: ComputeDtype, plac
 pub(super) struct Rope {
     cos: Tensor<2>,
     sin: Tensor<2>,
+    /// A cosine and then a sine of every position and half a head, `[positions, head dim]`.
+    #[cfg(feature = "cuda")]
+    table: Tensor<2>,
     /// The same on the host, row after row.
     host: [Arc<[f32]>; 2],
     half: usize,
@@ -134,7 +165,21 @@ impl Rope {
         let tensor =
             |values: &[f32]| Tensor::from_data(TensorData::new(values.to_vec(), [positions, half]), device);
         let (cos, sin) = (table(f32::cos), table(f32::sin));
-        Self { cos: tensor(&cos), sin: tensor(&sin), host: [cos.into(), sin.into()], half }
+        let (cos_tensor, sin_tensor) = (tensor(&cos), tensor(&sin));
+        Self {
+            #[cfg(feature = "cuda")]
+            table: Tensor::cat(vec![cos_tensor.clone(), sin_tensor.clone()], 1),
+            cos: cos_tensor,
+            sin: sin_tensor,
+            host: [cos.into(), sin.into()],
+            half,
+        }
+    }
+
+    /// Cosines and sines side by side, `[positions, head dim]`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn table(&self) -> &Tensor<2> {
+        &self.table
     }
 
     /// Cosines and sines of one position, half a head each.

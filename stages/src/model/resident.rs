@@ -4,11 +4,12 @@
 //! the weight is restored in the device's memory for this one product and dropped. int8 codes are an i8 tensor, on any
 //! device.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 use super::compute::ComputeDtype;
 use super::linear::{Int8Product, PackedCodes, PackedWeight, as_i8};
 use super::llm_int8::{self, Int8Weight};
+use super::ops::Place;
 
 /// A quantized weight `[out, inner]` on a device.
 pub struct Resident {
@@ -19,7 +20,7 @@ pub struct Resident {
 
 enum Codes {
     #[cfg(feature = "cuda")]
-    Four(Box<super::four_on_cuda::Four>),
+    Four(Box<super::on_cuda::Four>),
     Int8 {
         weight: Box<Int8Weight>,
         product: Int8Product,
@@ -34,7 +35,7 @@ impl Resident {
             #[cfg(feature = "cuda")]
             PackedCodes::Four { kind, block, packed, absmax } => {
                 let format = qpipe_kernels::Format4 { kind: *kind, block: *block };
-                super::four_on_cuda::Four::upload(format, out * inner, packed, absmax, device)
+                super::on_cuda::Four::upload(format, out * inner, packed, absmax, device)
                     .map(|four| Codes::Four(four.into()))
             }
             PackedCodes::Int8 { codes, scb, product } => {
@@ -51,17 +52,34 @@ impl Resident {
         }
     }
 
-    /// `x`: `[tokens, inner]` → `[tokens, out]`, not yet rounded.
-    pub(super) fn forward(&self, x: Tensor<2>, compute: ComputeDtype) -> Tensor<2> {
+    /// `x`: `[tokens, inner]` → `[tokens, out]`, not yet rounded; on CUDA in `result`.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "elsewhere all tensors are f32"))]
+    pub(super) fn forward(
+        &self,
+        x: Tensor<2>,
+        compute: ComputeDtype,
+        place: Place,
+        result: ComputeDtype,
+    ) -> Tensor<2> {
         match &self.codes {
             #[cfg(feature = "cuda")]
-            Codes::Four(weight) => weight.forward(x, [self.out, self.inner], compute),
-            Codes::Int8 { weight, product: Int8Product::LlmInt8(threshold) } => {
-                llm_int8::product(x, weight, *threshold, compute)
+            Codes::Four(weight) => weight.forward(x, [self.out, self.inner], result),
+            Codes::Int8 { weight, product } => {
+                // int8 runs in burn's operators, in f32
+                let y = Self::int8(x.cast(FloatDType::F32), weight, *product, compute);
+                #[cfg(feature = "cuda")]
+                if place == Place::Cuda {
+                    return y.cast(super::on_cuda::float(result));
+                }
+                y
             }
-            Codes::Int8 { weight, product: Int8Product::WeightOnly } => {
-                x.matmul(weight.restored(compute).transpose())
-            }
+        }
+    }
+
+    fn int8(x: Tensor<2>, weight: &Int8Weight, product: Int8Product, compute: ComputeDtype) -> Tensor<2> {
+        match product {
+            Int8Product::LlmInt8(threshold) => llm_int8::product(x, weight, threshold, compute),
+            Int8Product::WeightOnly => x.matmul(weight.restored(compute).transpose()),
         }
     }
 

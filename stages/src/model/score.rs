@@ -139,6 +139,11 @@ pub fn token_scores(model: &Llama, hidden: &Tensor<2>, targets: &[u32]) -> Vec<T
     let mut scores = Vec::with_capacity(targets.len());
     for (i, wanted) in targets.chunks(step).enumerate() {
         let rows = hidden.clone().narrow(0, i * step, wanted.len());
+        #[cfg(feature = "cuda")]
+        if model.is_on_cuda() {
+            scores.extend(super::on_cuda::token_scores(model.logits(rows), wanted));
+            continue;
+        }
         let logits = host_values(model.logits(rows));
         scores.par_extend(logits.par_chunks(vocabulary).zip(wanted).map(|(row, id)| token_score(row, *id)));
     }

@@ -22,7 +22,7 @@ use crate::launch::{CUBE, Dtype, KernelError, PLANE, buffer, cubes};
 /// Most rows of activations of one product.
 pub const MOST_ROWS: usize = 8;
 
-/// `x` `[rows, inner]` and a packed weight `[out, inner]` → `[rows, out]`, all in `dtype`. `inner` must be whole numbers
+/// `x` `[rows, inner]` of `dtype` and a packed weight `[out, inner]` → `[rows, out]` of `result`. `inner` must be whole numbers
 /// of 32, `rows` at most [`MOST_ROWS`].
 ///
 /// # Errors
@@ -33,8 +33,9 @@ pub fn multiply4(
     weight: &Packed4,
     shape: [usize; 3],
     dtype: Dtype,
+    result: Dtype,
 ) -> Result<Handle, KernelError> {
-    multiply4_tiled(client, x, weight, shape, dtype, Tiling::of(shape))
+    multiply4_tiled(client, x, weight, shape, [dtype, result], Tiling::of(shape))
 }
 
 /// How a product is cut.
@@ -79,7 +80,7 @@ pub fn multiply4_tiled(
     x: &Handle,
     weight: &Packed4,
     [rows, out, inner]: [usize; 3],
-    dtype: Dtype,
+    [dtype, result]: [Dtype; 2],
     Tiling { outputs, split }: Tiling,
 ) -> Result<Handle, KernelError> {
     if !inner.is_multiple_of(32) || inner == 0 {
@@ -88,7 +89,7 @@ pub fn multiply4_tiled(
     if rows > MOST_ROWS || rows == 0 {
         return Err(KernelError::Rows { rows, most: MOST_ROWS });
     }
-    let y = client.empty((rows * out).max(1) * dtype.size());
+    let y = client.empty((rows * out).max(1) * result.size());
     if out == 0 {
         return Ok(y);
     }
@@ -111,7 +112,7 @@ pub fn multiply4_tiled(
             weight.format.kind == FourBit::Fp4,
             weight.format.block.get() / 32,
             dtype,
-            dtype.elem(),
+            result.elem(),
         );
     }
     Ok(y)

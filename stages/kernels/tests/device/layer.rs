@@ -1,7 +1,9 @@
 //! A layer's operators against the same formulas in f64.
 
 use cubecl::client::Client;
-use qpipe_kernels::{Cache, Dtype, Heads, attend, multiply_dense, rms_norm, rotate_and_store, swiglu};
+use qpipe_kernels::{
+    Cache, Dtype, Heads, SCORES, attend, log_softmax_at, multiply_dense, rms_norm, rotate_and_store, swiglu,
+};
 
 use super::{DTYPES, Draws, client, download, rounded, upload};
 
@@ -197,6 +199,31 @@ fn attention_is_softmax_over_the_cache() {
             (heads(3, 33, 4, 2, 96, Some(8)), 60),
         ] {
             Case { heads, start }.check(&client, dtype);
+        }
+    }
+}
+
+#[test]
+fn scores_are_those_of_the_whole_row() {
+    let Some(client) = client("scores_are_those_of_the_whole_row") else { return };
+    for [rows, vocabulary] in [[1, 7], [5, 49_152], [3, 1000]] {
+        let mut logits = drawn(rows * vocabulary, 13, Dtype::F32);
+        // two largest values: the first is taken
+        let (first, second) = (vocabulary / 2, vocabulary - 1);
+        for row in logits.chunks_mut(vocabulary) {
+            (row[first], row[second]) = (9.5, 9.5);
+        }
+        let targets: Vec<u32> = (0..rows).map(|row| (row * 37 % vocabulary) as u32).collect();
+        let mut bytes: Vec<u8> = targets.iter().flat_map(|t| t.to_le_bytes()).collect();
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
+        let on = upload(&client, &logits, Dtype::F32);
+        let got = log_softmax_at(&client, &on, &client.create_from_slice(&bytes), [rows, vocabulary]);
+        let got = download(&client, &got, rows * SCORES, Dtype::F32);
+        for ((row, got), target) in logits.chunks(vocabulary).zip(got.chunks(SCORES)).zip(targets) {
+            let sum: f64 = row.iter().map(|v| f64::from(v - 9.5).exp()).sum();
+            assert_eq!((got[0], got[2]), (9.5, row[target as usize]));
+            assert!((f64::from(got[1]) - sum.ln()).abs() < 1e-5, "{} {}", got[1], sum.ln());
+            assert_eq!(got[3].to_bits() as usize, first);
         }
     }
 }

@@ -202,8 +202,8 @@ fn products_are_those_of_the_restored_weights() {
                         let x: Vec<f32> = (0..rows * inner).map(|_| draws.normal()).collect();
                         let x = rounded(&x, dtype);
                         let shape = [rows, out, inner];
-                        let y =
-                            multiply4(&client, &upload(&client, &x, dtype), &packed, shape, dtype).unwrap();
+                        let y = multiply4(&client, &upload(&client, &x, dtype), &packed, shape, dtype, dtype)
+                            .unwrap();
                         let y = download(&client, &y, rows * out, dtype);
                         for (i, got) in y.iter().enumerate() {
                             let (row, column) = (i / out, i % out);
@@ -285,7 +285,7 @@ fn figures() {
             let x = upload(&client, &weights(rows * inner, FourBit::Nf4), Dtype::Bf16);
             let shape = [rows, out, inner];
             let t = timed(&client, copies, |i| {
-                drop(multiply4(&client, &x, &packed[i], shape, Dtype::Bf16).unwrap());
+                drop(multiply4(&client, &x, &packed[i], shape, Dtype::Bf16, Dtype::Bf16).unwrap());
             });
             told(&format!("nf4 product {rows}x{out}x{inner}"), t, stored);
         }
@@ -310,7 +310,10 @@ fn tilings() {
                 for split in [1, 2, 4, 8] {
                     let (shape, tiling) = ([rows, out, inner], Tiling { outputs, split });
                     let t = timed(&client, copies, |i| {
-                        drop(multiply4_tiled(&client, &x, &packed[i], shape, Dtype::Bf16, tiling).unwrap());
+                        drop(
+                            multiply4_tiled(&client, &x, &packed[i], shape, [Dtype::Bf16; 2], tiling)
+                                .unwrap(),
+                        );
                     });
                     told(&format!("{shape:?} {tiling:?}"), t, len / 2 + len / 16);
                 }

@@ -1,0 +1,99 @@
+//! What is asked of rows of logits, without reading them back: 4 bytes of a row in 200,000 are wanted.
+#![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
+
+use cubecl::client::Client;
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+
+use crate::launch::{CUBE, PLANE, buffer};
+
+/// Values per row of [`log_softmax_at`].
+pub const SCORES: usize = 4;
+
+/// Of each row of `logits` `[rows, vocabulary]` in f32: its largest logit, the logarithm of the sum of
+/// `exp(logit − largest)`, the logit of the token in `targets` (`[rows]`, u32), and the position of the largest, the first
+/// of equal ones, as the bits of a u32. `[rows, 4]`, f32.
+pub fn log_softmax_at(
+    client: &Client,
+    logits: &Handle,
+    targets: &Handle,
+    [rows, vocabulary]: [usize; 2],
+) -> Handle {
+    let out = client.empty((rows * SCORES).max(1) * 4);
+    if rows > 0 && vocabulary > 0 {
+        // SAFETY: the kernel stays within the lengths of its buffers
+        unsafe {
+            scores::launch_unchecked(
+                client,
+                CubeCount::Static(rows as u32, 1, 1),
+                CubeDim::new_1d(CUBE as u32),
+                buffer(logits, rows * vocabulary),
+                buffer(targets, rows),
+                buffer(&out, rows * SCORES),
+                vocabulary,
+            );
+        }
+    }
+    out
+}
+
+#[cube(launch_unchecked)]
+fn scores(logits: &[f32], targets: &[u32], out: &mut [f32], vocabulary: usize) {
+    let start = CUBE_POS * vocabulary;
+    let planes = comptime!(CUBE / PLANE);
+    let (plane, lane) = (UNIT_POS as usize / PLANE, UNIT_POS as usize % PLANE);
+    let mut best = f32::new(-3.0e38f32);
+    let mut place = 0xffff_ffffu32;
+    let mut at = UNIT_POS as usize;
+    while at < vocabulary {
+        let value = logits[start + at];
+        if value > best {
+            best = value;
+            place = at as u32;
+        }
+        at += CUBE;
+    }
+    let mut bests = Shared::<[f32]>::new_slice(planes);
+    let mut places = Shared::<[u32]>::new_slice(planes);
+    let mut sums = Shared::<[f32]>::new_slice(planes);
+    let of_plane = plane_max(best);
+    let first = plane_min(select(best == of_plane, place, 0xffff_ffffu32));
+    if lane == 0 {
+        bests[plane] = of_plane;
+        places[plane] = first;
+    }
+    sync_cube();
+    let mut largest = bests[0];
+    #[unroll]
+    for p in 1..planes {
+        largest = f32::max(largest, bests[p]);
+    }
+    let mut winner = 0xffff_ffffu32;
+    #[unroll]
+    for p in 0..planes {
+        winner = u32::min(winner, select(bests[p] == largest, places[p], 0xffff_ffffu32));
+    }
+    let mut sum = 0.0f32;
+    let mut at = UNIT_POS as usize;
+    while at < vocabulary {
+        sum += (logits[start + at] - largest).exp();
+        at += CUBE;
+    }
+    let sum = plane_sum(sum);
+    if lane == 0 {
+        sums[plane] = sum;
+    }
+    sync_cube();
+    if UNIT_POS == 0 {
+        let mut total = 0.0f32;
+        #[unroll]
+        for p in 0..planes {
+            total += sums[p];
+        }
+        let row = CUBE_POS * comptime!(SCORES);
+        out[row] = largest;
+        out[row + 1] = total.ln();
+        out[row + 2] = logits[start + targets[CUBE_POS] as usize];
+        out[row + 3] = f32::reinterpret(winner);
+    }
+}

@@ -1,0 +1,248 @@
+//! What a CUDA device computes in kernels of our own ([`qpipe_kernels`]): burn's tensors in, burn's tensors out. Activations
+//! are in the compute dtype itself; sums are taken in f32. Products of many rows are burn's, by a fixed choice of kernel:
+//! trying all of them out takes half a minute for every new model.
+
+use burn::tensor::{DType, Device, FloatDType, Shape, Tensor};
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{CubeBackend, CubeDevice, kernel};
+use cubecl::client::Client;
+use cubecl::server::Handle;
+use qpipe_formats::LlamaConfig;
+use qpipe_kernels::{Cache, Dtype, Format4, Heads, KernelError, MOST_ROWS, Packed4, SCORES};
+
+use super::compute::ComputeDtype;
+use super::score::TokenScore;
+
+/// What lies in a handle must be aligned to this for a kernel's vectors, bytes.
+const ALIGNMENT: u64 = 16;
+/// Largest head that the attention kernels hold in registers.
+const LARGEST_HEAD: usize = 256;
+
+/// Whether the kernels handle a model of these dimensions.
+pub(super) fn supports(config: &LlamaConfig) -> bool {
+    let of_8 = [config.hidden_size, config.intermediate_size].iter().all(|width| width.is_multiple_of(8));
+    of_8 && config.head_dim.is_multiple_of(32) && (1..=LARGEST_HEAD).contains(&config.head_dim)
+}
+
+/// Whether a device is a GPU that the kernels run on.
+pub(super) fn is_gpu(device: &Device) -> bool {
+    Gpu::of(device).is_some()
+}
+
+/// The dtype of tensors that hold values of a compute dtype.
+pub(crate) fn stored(compute: ComputeDtype) -> DType {
+    match compute {
+        ComputeDtype::F32 => DType::F32,
+        ComputeDtype::F16 => DType::F16,
+        ComputeDtype::Bf16 => DType::BF16,
+    }
+}
+
+fn kernel_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::Bf16,
+        _ => Dtype::F32,
+    }
+}
+
+/// A device's client, and the device as its tensors name it.
+#[derive(Clone)]
+struct Gpu {
+    client: Client,
+    device: CubeDevice,
+}
+
+impl Gpu {
+    fn of(device: &Device) -> Option<Self> {
+        let probe: CubeTensor = Tensor::<1>::empty([1], device).try_into_primitive::<CubeBackend>().ok()?;
+        Some(Self { client: probe.client, device: probe.device })
+    }
+
+    fn of_tensor(tensor: &CubeTensor) -> Self {
+        Self { client: tensor.client.clone(), device: tensor.device.clone() }
+    }
+
+    /// A handle as a tensor of its own.
+    fn tensor<const D: usize>(&self, handle: Handle, shape: [usize; D], dtype: DType) -> Tensor<D> {
+        let (client, device) = (self.client.clone(), self.device.clone());
+        let tensor = CubeTensor::new_contiguous(client, device, Shape::from(shape), handle, dtype);
+        Tensor::from_primitive::<CubeBackend>(tensor)
+    }
+}
+
+/// A tensor's values in row-major order, aligned for the kernels.
+fn buffer<const D: usize>(x: Tensor<D>) -> CubeTensor {
+    let plain = kernel::into_contiguous(primitive(x));
+    if plain.handle.offset_start.unwrap_or(0).is_multiple_of(ALIGNMENT) {
+        return plain;
+    }
+    let copy = Tensor::<D>::from_primitive::<CubeBackend>(plain).add_scalar(0.0);
+    kernel::into_contiguous(primitive(copy))
+}
+
+fn primitive<const D: usize>(x: Tensor<D>) -> CubeTensor {
+    match x.try_into_primitive::<CubeBackend>() {
+        Ok(x) => x,
+        Err(error) => unreachable!("the model's tensors are where the model is: {error:?}"),
+    }
+}
+
+/// What [`supports`] has asked before.
+fn handled<T>(result: Result<T, KernelError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => unreachable!("the model's dimensions were checked: {error}"),
+    }
+}
+
+/// `x · Wᵀ`: `[rows, inner]` and `[out, inner]` of one dtype → `[rows, out]` of `result`.
+pub(super) fn multiply(x: Tensor<2>, weight: Tensor<2>, result: ComputeDtype) -> Tensor<2> {
+    let ([rows, inner], [out, _], dtype) = (x.dims(), weight.dims(), stored(result));
+    if (1..=MOST_ROWS).contains(&rows) {
+        let (x, weight) = (buffer(x.clone()), buffer(weight.clone()));
+        let (from, to) = (kernel_dtype(x.dtype), kernel_dtype(dtype));
+        let shape = [rows, out, inner];
+        let y = qpipe_kernels::multiply_dense(&x.client, &x.handle, &weight.handle, shape, from, to);
+        if let Ok(y) = y {
+            return Gpu::of_tensor(&x).tensor(y, [rows, out], dtype);
+        }
+    }
+    let (lhs, rhs) = (primitive(x.clone()), primitive(weight.clone().transpose()));
+    match matmul(lhs, rhs, None, MatmulStrategy::Cube, dtype) {
+        Ok(y) => Tensor::from_primitive::<CubeBackend>(y),
+        Err(_) => x.matmul(weight.transpose()).cast(float(result)),
+    }
+}
+
+/// A dtype by burn's name for casts.
+pub(super) fn float(compute: ComputeDtype) -> FloatDType {
+    match compute {
+        ComputeDtype::F32 => FloatDType::F32,
+        ComputeDtype::F16 => FloatDType::F16,
+        ComputeDtype::Bf16 => FloatDType::BF16,
+    }
+}
+
+/// The residual stream `x`, or the rounded sum `x + y`, and its norm; `weight` in f32.
+pub(super) fn rms_norm(x: Tensor<2>, y: Option<Tensor<2>>, weight: &Tensor<1>, eps: f64) -> [Tensor<2>; 2] {
+    let shape = x.dims();
+    let (x, y, weight) = (buffer(x), y.map(buffer), buffer(weight.clone()));
+    let (place, dtype) = (Gpu::of_tensor(&x), x.dtype);
+    let y = y.as_ref().map(|y| &y.handle);
+    let made = qpipe_kernels::rms_norm(
+        &x.client,
+        &x.handle,
+        y,
+        &weight.handle,
+        shape,
+        eps as f32,
+        kernel_dtype(dtype),
+    );
+    let (sum, normed) = handled(made);
+    [sum, normed].map(|handle| place.tensor(handle, shape, dtype))
+}
+
+/// `silu(gate) · up`.
+pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    let shape = gate.dims();
+    let (gate, up) = (buffer(gate), buffer(up));
+    let len = shape.iter().product();
+    let made = qpipe_kernels::swiglu(&gate.client, &gate.handle, &up.handle, len, kernel_dtype(gate.dtype));
+    Gpu::of_tensor(&gate).tensor(handled(made), shape, gate.dtype)
+}
+
+/// The position of a pass's first token, where kernels read it.
+#[derive(Clone)]
+pub(super) struct Start(Handle);
+
+impl Start {
+    pub(super) fn at(position: usize, device: &Device) -> Option<Self> {
+        let mut bytes = [0; ALIGNMENT as usize];
+        bytes[..4].copy_from_slice(&(position as u32).to_le_bytes());
+        Some(Self(Gpu::of(device)?.client.create_from_slice(&bytes)))
+    }
+}
+
+/// Rotates, stores and attends: queries `[batch · seq, heads · dim]`, keys and values `[batch · seq, kv heads · dim]`, over
+/// a cache `[batch · kv heads, capacity, dim]`, which is written in place. `table`: see [`super::ops::Rope`].
+pub(super) fn attend(
+    [q, k, v]: [Tensor<2>; 3],
+    cache: [&Tensor<3>; 2],
+    table: &Tensor<2>,
+    start: &Start,
+    heads: Heads,
+) -> Tensor<2> {
+    let shape = q.dims();
+    let [q, k, v] = [q, k, v].map(buffer);
+    let [keys, values] = cache.map(|tensor| primitive(tensor.clone()));
+    let (positions, table) = (table.dims()[0], primitive(table.clone()));
+    let (client, dtype) = (&q.client, kernel_dtype(q.dtype));
+    let cache = Cache { keys: &keys.handle, values: &values.handle };
+    let table = (&table.handle, positions);
+    let given = [&q.handle, &k.handle, &v.handle];
+    let rotated =
+        handled(qpipe_kernels::rotate_and_store(client, given, cache, table, &start.0, heads, dtype));
+    let mixed = handled(qpipe_kernels::attend(client, &rotated, cache, &start.0, heads, dtype));
+    Gpu::of_tensor(&q).tensor(mixed, shape, q.dtype)
+}
+
+/// Scores of `targets` under logits `[targets, vocabulary]` in f32.
+pub(super) fn token_scores(logits: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
+    let shape = logits.dims();
+    let logits = buffer(logits);
+    let mut bytes: Vec<u8> = targets.iter().flat_map(|target| target.to_le_bytes()).collect();
+    bytes.resize(bytes.len().next_multiple_of(ALIGNMENT as usize), 0);
+    let wanted = logits.client.create_from_slice(&bytes);
+    let scores = qpipe_kernels::log_softmax_at(&logits.client, &logits.handle, &wanted, shape);
+    let scores = Gpu::of_tensor(&logits).tensor(scores, [targets.len(), SCORES], DType::F32);
+    let values = super::ops::host_values(scores);
+    let rows = values.as_chunks::<SCORES>().0.iter().zip(targets);
+    rows.map(|([largest, log_sum, logit, likeliest], target)| TokenScore {
+        log_likelihood: f64::from(logit - largest) - f64::from(*log_sum),
+        greedy: likeliest.to_bits() == *target,
+    })
+    .collect()
+}
+
+/// An NF4 or FP4 weight in a device's memory.
+pub(super) struct Four {
+    packed: Packed4,
+    place: Gpu,
+}
+
+impl Four {
+    /// Uploads codes and absmax; `None` where the device is not a GPU of cubecl's.
+    pub(super) fn upload(
+        format: Format4,
+        len: usize,
+        codes: &[u8],
+        absmax: &[f32],
+        device: &Device,
+    ) -> Option<Self> {
+        let place = Gpu::of(device)?;
+        let mut padded = codes.to_vec();
+        // the kernels read whole units of 16 bytes
+        padded.resize(len.div_ceil(32) * 16, 0);
+        let codes = place.client.create_from_slice(&padded);
+        let absmax = place.client.create_from_slice(bytemuck::cast_slice(absmax));
+        Some(Self { packed: Packed4 { format, len, codes, absmax }, place })
+    }
+
+    /// `x`: `[rows, inner]` → `[rows, out]` of `result`.
+    pub(super) fn forward(&self, x: Tensor<2>, [out, inner]: [usize; 2], result: ComputeDtype) -> Tensor<2> {
+        let (rows, from, to) = (x.dims()[0], x.dtype(), stored(result));
+        if (1..=MOST_ROWS).contains(&rows) {
+            let x = buffer(x.clone());
+            let (shape, dtypes) = ([rows, out, inner], (kernel_dtype(from), kernel_dtype(to)));
+            let client = &self.place.client;
+            let y = qpipe_kernels::multiply4(client, &x.handle, &self.packed, shape, dtypes.0, dtypes.1);
+            if let Ok(y) = y {
+                return self.place.tensor(y, [rows, out], to);
+            }
+        }
+        let restored = qpipe_kernels::dequantize4(&self.place.client, &self.packed, kernel_dtype(from));
+        multiply(x, self.place.tensor(restored, [out, inner], from), result)
+    }
+}
