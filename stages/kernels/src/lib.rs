@@ -7,6 +7,9 @@
 //! | [`dequantize4`] | the tensor again, in its compute dtype | [`qpipe_codecs::dequantize4`] |
 //! | [`multiply4`] | `x · Wᵀ` for few rows of `x`, on the packed bytes | [`qpipe_codecs::matmul_packed4`] |
 //! | [`multiply_dense`] | the same on a dense weight | |
+//! | [`quantize_activations`], [`multiply_int8`] | the LLM.int8 product of few rows | [`qpipe_codecs::int8_linear`] |
+//! | [`widen_int8`], [`join_int8`] | what stands before and behind one of many rows on tensor cores | the same |
+//! | [`dequantize_int8`] | the weight itself | [`qpipe_codecs::dequantize_int8`] |
 //! | [`rms_norm`], [`swiglu`] | with the residual sum, the norms and the gate of a layer | the model's host loops |
 //! | [`rotate_and_store`], [`attend`] | rotary positions, the cache's new rows, attention over it | the model's host loops |
 //! | [`log_softmax_at`] | log-likelihoods and the likeliest token of rows of logits | the model's scores |
@@ -25,6 +28,7 @@
 mod attention;
 mod dense;
 mod fourbit;
+mod int8;
 mod lanes;
 mod launch;
 mod layer;
@@ -36,6 +40,9 @@ pub use fourbit::dequantize::dequantize4;
 pub use fourbit::product::{MOST_ROWS, Tiling, multiply4, multiply4_tiled};
 pub use fourbit::quantize::quantize4;
 pub use fourbit::{Format4, Packed4};
+pub use int8::{
+    Int8Activations, Int8Weight, dequantize_int8, join_int8, multiply_int8, quantize_activations, widen_int8,
+};
 pub use launch::{Dtype, KernelError};
 pub use layer::{rms_norm, swiglu};
 pub use scores::{SCORES, log_softmax_at};

@@ -2,16 +2,18 @@
 //! are in the compute dtype itself; sums are taken in f32. Products of many rows are burn's, by a fixed choice of kernel:
 //! trying all of them out takes half a minute for every new model.
 
-use burn::tensor::{DType, Device, FloatDType, Shape, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Int, Shape, Tensor};
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice, kernel};
 use cubecl::client::Client;
 use cubecl::server::Handle;
+use qpipe_codecs::OutlierThreshold;
 use qpipe_formats::LlamaConfig;
 use qpipe_kernels::{Cache, Dtype, Format4, Heads, KernelError, MOST_ROWS, Packed4, SCORES};
 
 use super::compute::ComputeDtype;
+use super::linear::Int8Product;
 use super::score::TokenScore;
 
 /// What lies in a handle must be aligned to this for a kernel's vectors, bytes.
@@ -204,6 +206,58 @@ pub(super) fn token_scores(logits: Tensor<2>, targets: &[u32]) -> Vec<TokenScore
         greedy: likeliest.to_bits() == *target,
     })
     .collect()
+}
+
+/// The product with an int8 weight whose codes `[out, inner]` and `scb` lie in the device's memory: `[rows, inner]` →
+/// `[rows, out]` of `result`. `None` for a shape that the kernels do not handle.
+pub(super) fn int8(
+    x: &Tensor<2>,
+    weight: &super::llm_int8::Int8Weight,
+    product: Int8Product,
+    result: ComputeDtype,
+) -> Option<Tensor<2>> {
+    let ([rows, inner], [out, _], to) = (x.dims(), weight.codes.dims(), stored(result));
+    if !inner.is_multiple_of(16) {
+        return None;
+    }
+    let (codes, scb) = (int_buffer(weight.codes.clone()), buffer(weight.scb.clone()));
+    let stored = qpipe_kernels::Int8Weight { codes: &codes.handle, scb: &scb.handle, out, inner };
+    let threshold = match product {
+        Int8Product::WeightOnly => {
+            let restored = qpipe_kernels::dequantize_int8(&codes.client, stored, kernel_dtype(x.dtype()));
+            let restored = Gpu::of_tensor(&codes).tensor(restored, [out, inner], x.dtype());
+            return Some(multiply(x.clone(), restored, result));
+        }
+        Int8Product::LlmInt8(OutlierThreshold::Off) => f32::INFINITY,
+        Int8Product::LlmInt8(OutlierThreshold::AtLeast(limit)) => limit,
+    };
+    let has_outliers = threshold.is_finite();
+    let given = buffer(x.clone());
+    let (gpu, client) = (Gpu::of_tensor(&given), &given.client);
+    let (dtype, to_dtype) = (kernel_dtype(given.dtype), kernel_dtype(to));
+    let shape = [rows, inner];
+    let x = qpipe_kernels::quantize_activations(client, &given.handle, shape, threshold, dtype).ok()?;
+    if rows <= MOST_ROWS {
+        let y = qpipe_kernels::multiply_int8(client, &x, stored, has_outliers, dtype, to_dtype).ok()?;
+        return Some(gpu.tensor(y, [rows, out], to));
+    }
+    let product = |x: &Handle, weight: Handle, dtype| {
+        let (x, weight) = (gpu.tensor(x.clone(), shape, dtype), gpu.tensor(weight, [out, inner], dtype));
+        buffer(multiply(x, weight, ComputeDtype::F32))
+    };
+    let sums = product(&x.codes, qpipe_kernels::widen_int8(client, stored), DType::F16);
+    let apart = has_outliers
+        .then(|| product(&x.outliers, qpipe_kernels::dequantize_int8(client, stored, dtype), given.dtype));
+    let parts = [&sums.handle, &apart.as_ref().unwrap_or(&sums).handle];
+    let y = qpipe_kernels::join_int8(client, parts, &x, stored, has_outliers, dtype, to_dtype);
+    Some(gpu.tensor(y, [rows, out], to))
+}
+
+fn int_buffer(x: Tensor<2, Int>) -> CubeTensor {
+    match x.try_into_primitive::<CubeBackend>() {
+        Ok(x) => kernel::into_contiguous(x),
+        Err(error) => unreachable!("the model's tensors are where the model is: {error:?}"),
+    }
 }
 
 /// An NF4 or FP4 weight in a device's memory.

@@ -1,8 +1,7 @@
 //! Quantized weights in a device's memory, packed as they are stored: uploaded once, the only copy there.
 //!
-//! NF4 and FP4 run in the kernels of [`qpipe_kernels`] on CUDA. For few tokens these multiply the packed bytes; for many,
-//! the weight is restored in the device's memory for this one product and dropped. int8 codes are an i8 tensor, on any
-//! device.
+//! On CUDA they run in kernels of our own. For few tokens these multiply the packed bytes; for many, the weight is restored
+//! in the device's memory for this one product and dropped. int8 codes are an i8 tensor, on any device.
 
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
@@ -65,7 +64,13 @@ impl Resident {
             #[cfg(feature = "cuda")]
             Codes::Four(weight) => weight.forward(x, [self.out, self.inner], result),
             Codes::Int8 { weight, product } => {
-                // int8 runs in burn's operators, in f32
+                #[cfg(feature = "cuda")]
+                if place == Place::Cuda
+                    && let Some(y) = super::on_cuda::int8(&x, weight, *product, result)
+                {
+                    return y;
+                }
+                // burn's operators, in f32
                 let y = Self::int8(x.cast(FloatDType::F32), weight, *product, compute);
                 #[cfg(feature = "cuda")]
                 if place == Place::Cuda {

@@ -7,6 +7,7 @@
 )]
 #![expect(clippy::print_stderr, reason = "figures and what is skipped")]
 
+mod int8;
 mod layer;
 
 use std::io::Write;
