@@ -2,8 +2,8 @@
 //! and softmax(q · k) · v in another, which never holds scores: each plane keeps the running maximum, the sum and the mix
 //! of its keys (Milakov and Gimelshein 2018, arXiv 1805.02867).
 //!
-//! For one new token per sequence, the planes of a cube share its keys; for more, each plane takes a query of its own, and
-//! the queries of a cube stand side by side, so that the keys that they all read come from the nearest cache.
+//! For one new token per sequence, the planes of a cube share its keys; for more, the queries of a cube stand side by side
+//! and go through the keys that they all see together.
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
 
 use cubecl::client::Client;
@@ -169,7 +169,30 @@ pub fn attend(
     heads.check()?;
     let len = heads.batch * heads.seq * heads.heads * heads.dim;
     let out = client.empty(len.max(1) * dtype.size());
-    if len > 0 {
+    if len > 0 && heads.seq > 1 && heads.dim <= LARGEST_TILED {
+        let blocks = heads.batch * heads.heads * heads.seq.div_ceil(PLANE);
+        // SAFETY: the kernel stays within the lengths of its buffers
+        unsafe {
+            mix_tiles::launch_unchecked(
+                client,
+                CubeCount::Static(blocks as u32, 1, 1),
+                CubeDim::new_1d(CUBE as u32),
+                buffer(q, len),
+                buffer(cache.keys, heads.cache_len()),
+                buffer(cache.values, heads.cache_len()),
+                buffer(&out, len),
+                buffer(start, 1),
+                heads.seq,
+                heads.heads,
+                heads.heads / heads.kv_heads,
+                heads.capacity,
+                heads.window.unwrap_or(WHOLE).min(WHOLE),
+                1.0 / (heads.dim as f32).sqrt(),
+                heads.dim / PLANE,
+                dtype.elem(),
+            );
+        }
+    } else if len > 0 {
         let queries = heads.batch * heads.seq * heads.heads;
         let shared = heads.seq == 1;
         let units = if shared { queries * CUBE } else { queries * PLANE };
@@ -189,7 +212,7 @@ pub fn attend(
                 heads.heads,
                 heads.heads / heads.kv_heads,
                 heads.capacity,
-                heads.window.unwrap_or(usize::MAX >> 32).min(usize::MAX >> 32),
+                heads.window.unwrap_or(WHOLE).min(WHOLE),
                 1.0 / (heads.dim as f32).sqrt(),
                 heads.dim / PLANE,
                 shared,
@@ -198,6 +221,150 @@ pub fn attend(
         }
     }
     Ok(out)
+}
+
+/// A window that no sequence fills.
+const WHOLE: usize = 1 << 30;
+/// Largest head whose tiles of keys and values fit into a cube's shared memory.
+const LARGEST_TILED: usize = 128;
+/// Queries of a plane.
+const QUERIES: usize = 4;
+
+/// Many queries: a cube takes 32 of one head, and goes through their keys 32 at a time, which it holds in shared memory.
+/// For scores a lane has a key of its own, for the mix it has dimensions of its own.
+#[cube(launch_unchecked)]
+fn mix_tiles<F: Float>(
+    q: &[F],
+    keys: &[F],
+    values: &[F],
+    out: &mut [F],
+    start: &[u32],
+    seq: usize,
+    heads: usize,
+    group: usize,
+    capacity: usize,
+    window: usize,
+    scale: f32,
+    #[comptime] per_lane: usize,
+    #[define(F)] _elem: ElemType,
+) {
+    let dim = comptime!(per_lane * PLANE);
+    let fours = comptime!(per_lane * PLANE / 4);
+    // a column more, so that lanes with a row each read from different banks
+    let stride = comptime!(per_lane * PLANE + 1);
+    let mut key_tile = Shared::<[f32]>::new_slice(comptime!(PLANE * (per_lane * PLANE + 1)));
+    let mut value_tile = Shared::<[f32]>::new_slice(comptime!(PLANE * per_lane * PLANE));
+    let mut asked = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(PLANE * per_lane * PLANE / 4));
+    let mut weights = Shared::<[f32]>::new_slice(comptime!(PLANE * PLANE));
+
+    let (plane, lane) = (UNIT_POS as usize / PLANE, UNIT_POS as usize % PLANE);
+    let blocks = seq.div_ceil(PLANE);
+    let (sequence, head) = (CUBE_POS / blocks / heads, CUBE_POS / blocks % heads);
+    let first_token = CUBE_POS % blocks * PLANE;
+    let kv = (sequence * (heads / group) + head / group) * capacity;
+    let mut i = UNIT_POS as usize;
+    while i < comptime!(PLANE * per_lane * PLANE / 4) {
+        let token = usize::min(first_token + i / fours, seq - 1);
+        let at = ((sequence * seq + token) * heads + head) * dim + i % fours * 4;
+        let mut four = Vector::<f32, Const<4>>::empty();
+        #[unroll]
+        for k in 0..4usize {
+            four.insert(k, f32::cast_from(q[at + k]) * scale);
+        }
+        asked[i] = four;
+        i += CUBE;
+    }
+    let base = start[0] as usize + first_token;
+    let end = start[0] as usize + usize::min(first_token + PLANE, seq);
+    let mut tile = 0usize;
+    if base + 1 > window {
+        tile = base + 1 - window;
+    }
+    let (mut largest, mut total) = (Array::<f32>::new(QUERIES), Array::<f32>::new(QUERIES));
+    let mut mixed = Array::<f32>::new(comptime!(QUERIES * per_lane));
+    #[unroll]
+    for n in 0..QUERIES {
+        largest[n] = -1.0e30f32;
+        total[n] = 0.0f32;
+        #[unroll]
+        for i in 0..per_lane {
+            mixed[n * per_lane + i] = 0.0f32;
+        }
+    }
+    while tile < end {
+        let mut i = UNIT_POS as usize;
+        while i < comptime!(PLANE * per_lane * PLANE) {
+            let at = (kv + usize::min(tile + i / dim, end - 1)) * dim + i % dim;
+            key_tile[i / dim * stride + i % dim] = f32::cast_from(keys[at]);
+            value_tile[i] = f32::cast_from(values[at]);
+            i += CUBE;
+        }
+        sync_cube();
+        let mut scores = Array::<f32>::new(QUERIES);
+        #[unroll]
+        for n in 0..QUERIES {
+            scores[n] = 0.0f32;
+        }
+        for four in 0..fours {
+            let mut key = Vector::<f32, Const<4>>::empty();
+            #[unroll]
+            for k in 0..4usize {
+                key.insert(k, key_tile[lane * stride + four * 4 + k]);
+            }
+            #[unroll]
+            for n in 0..QUERIES {
+                let query = asked[(plane * QUERIES + n) * fours + four];
+                let mut score = scores[n];
+                #[unroll]
+                for k in 0..4usize {
+                    score = fma(query.extract(k), key.extract(k), score);
+                }
+                scores[n] = score;
+            }
+        }
+        let key = tile + lane;
+        #[unroll]
+        for n in 0..QUERIES {
+            let position = base + plane * QUERIES + n;
+            let seen = key <= position && key + window > position && key < end;
+            let score = select(seen, scores[n], -1.0e30f32);
+            let best = f32::max(largest[n], plane_max(score));
+            let shrink = (largest[n] - best).exp();
+            let weight = select(seen, (score - best).exp(), 0.0f32);
+            total[n] = total[n] * shrink + plane_sum(weight);
+            largest[n] = best;
+            weights[(plane * QUERIES + n) * PLANE + lane] = weight;
+            #[unroll]
+            for i in 0..per_lane {
+                mixed[n * per_lane + i] *= shrink;
+            }
+        }
+        sync_cube();
+        for k in 0..PLANE {
+            #[unroll]
+            for i in 0..per_lane {
+                let value = value_tile[k * dim + i * PLANE + lane];
+                #[unroll]
+                for n in 0..QUERIES {
+                    let weight = weights[(plane * QUERIES + n) * PLANE + k];
+                    mixed[n * per_lane + i] = fma(weight, value, mixed[n * per_lane + i]);
+                }
+            }
+        }
+        sync_cube();
+        tile += PLANE;
+    }
+    #[unroll]
+    for n in 0..QUERIES {
+        let token = first_token + plane * QUERIES + n;
+        if token < seq {
+            let row = ((sequence * seq + token) * heads + head) * dim;
+            #[unroll]
+            for i in 0..per_lane {
+                out[row + i * PLANE + lane] = F::cast_from(mixed[n * per_lane + i] / total[n]);
+            }
+        }
+    }
 }
 
 /// Keys that a plane handles at once.

@@ -45,6 +45,9 @@ pub struct TokenScore {
 
 /// Logits held at once, in values: 32 MiB of f32.
 const LOGIT_BUDGET: usize = 8 << 20;
+/// The same on a GPU, which is waited for once per block: 512 MiB of f32.
+#[cfg(feature = "cuda")]
+const LOGIT_BUDGET_ON_CUDA: usize = 128 << 20;
 
 /// Scores continuations; an input longer than the model's context loses its beginning, as in lm-evaluation-harness.
 /// Batches depend on the list and the plan alone. `after_batch(done, total)` counts inputs and may stop the work by an
@@ -135,7 +138,11 @@ fn tokens(model: &Llama, inputs: &[&Input], from: usize, width: usize) -> Tensor
 /// Scores of `targets` under the logits of hidden states `[targets, hidden]`.
 pub fn token_scores(model: &Llama, hidden: &Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
     let vocabulary = model.config.vocab_size;
-    let step = (LOGIT_BUDGET / vocabulary).max(1);
+    #[cfg(not(feature = "cuda"))]
+    let budget = LOGIT_BUDGET;
+    #[cfg(feature = "cuda")]
+    let budget = if model.is_on_cuda() { LOGIT_BUDGET_ON_CUDA } else { LOGIT_BUDGET };
+    let step = (budget / vocabulary).max(1);
     let mut scores = Vec::with_capacity(targets.len());
     for (i, wanted) in targets.chunks(step).enumerate() {
         let rows = hidden.clone().narrow(0, i * step, wanted.len());

@@ -45,6 +45,15 @@ fn llm_int8_is_the_codecs() {
                     OutlierThreshold::AtLeast(limit) => (limit, true),
                 };
                 let given = quantize_activations(&client, &on, [rows, inner], limit, dtype).unwrap();
+                let of_codec = qpipe_codecs::quantize_activations(&x, rows, inner, threshold).unwrap();
+                let case = format!("{dtype:?} {rows}x{out}x{inner} {threshold:?}");
+                assert_eq!(download(&client, &given.sca, rows, Dtype::F32), of_codec.sca, "scales, {case}");
+                let codes_of_x = download(&client, &given.codes, rows * inner, Dtype::F16);
+                let differ: Vec<(usize, f32, i8, f32)> = (0..rows * inner)
+                    .filter(|i| codes_of_x[*i] != f32::from(of_codec.codes[*i]))
+                    .map(|i| (i, codes_of_x[i], of_codec.codes[i], x[i]))
+                    .collect();
+                assert_eq!(differ, [], "codes, {case}");
                 let y = if rows <= MOST_ROWS {
                     multiply_int8(&client, &given, weight, outliers, dtype, Dtype::F32).unwrap()
                 } else {

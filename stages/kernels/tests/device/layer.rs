@@ -227,3 +227,24 @@ fn scores_are_those_of_the_whole_row() {
         }
     }
 }
+
+/// Attention of a whole window of SmolLM2-135M's and of Llama-3.2-1B's heads.
+#[test]
+#[ignore = "measures"]
+fn figures_of_attention() {
+    let Some(client) = client("figures_of_attention") else { return };
+    for (batch, seq, heads, kv_heads) in [(1, 2048, 9, 3), (8, 512, 32, 8), (1, 1, 9, 3), (1, 1, 32, 8)] {
+        let heads = Heads { batch, seq, heads, kv_heads, dim: 64, capacity: 2048, window: None };
+        let len = batch * seq * heads.heads * 64;
+        let empty = |len: usize| client.empty(len * 2);
+        let (q, keys) = (empty(len), empty(batch * kv_heads * 2048 * 64));
+        let values = empty(batch * kv_heads * 2048 * 64);
+        let start = if seq == 1 { 1023u32 } else { 0 };
+        let start = client.create_from_slice(&[start.to_le_bytes(), [0; 4], [0; 4], [0; 4]].concat());
+        let cache = Cache { keys: &keys, values: &values };
+        let t = super::timed(&client, 4, |_| {
+            drop(attend(&client, &q, cache, &start, heads, Dtype::Bf16).unwrap());
+        });
+        super::told(&format!("attention {batch}x{seq}, {} of {kv_heads} heads", heads.heads), t, len * 4);
+    }
+}
