@@ -142,10 +142,15 @@ fn half_of(x: f32) -> f32 {
     f32::cast_from(f16::cast_from(x))
 }
 
-/// The nearest whole number, ties to even, of a magnitude below 2²².
+/// The nearest whole number, ties to even, of a magnitude below 2²². Nothing is added to `x` itself: the compiler would
+/// fuse the product that it is with the sum, and a tie of the rounded product be none.
 #[cube]
 fn nearest(x: f32) -> f32 {
-    (x + 12_582_912.0f32) - 12_582_912.0f32
+    let below = x.floor();
+    let half = below + 0.5f32;
+    let odd = i32::cast_from(below) & 1;
+    let up = x > half || (x == half && odd != 0);
+    below + select(up, 1.0f32, 0.0f32)
 }
 
 #[cube(launch_unchecked)]
