@@ -3,14 +3,18 @@
 //! of its keys (Milakov and Gimelshein 2018, arXiv 1805.02867).
 //!
 //! For one new token per sequence, the planes of a cube share its keys; for more, the queries of a cube stand side by side
-//! and go through the keys that they all see together.
+//! and go through the keys that they all see together, on tensor cores.
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
+
+mod one;
+mod split;
+mod tensor;
 
 use cubecl::client::Client;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use crate::launch::{CUBE, Dtype, KernelError, PLANE, buffer, cubes};
+use crate::launch::{CUBE, Dtype, KernelError, PLANE, buffer, cubes, has_tensor_cores};
 
 /// The shape of a pass through one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +57,8 @@ pub struct Cache<'a> {
     pub values: &'a Handle,
 }
 
-/// Rotates queries `[batch · seq, heads · dim]` and keys `[batch · seq, kv heads · dim]` by their positions, from the
-/// number in `start` (`[1]`, u32) on, half-split as Hugging Face stores weights, and writes keys and values into the cache.
+/// Rotates queries `[batch · seq, heads · dim]` and keys `[batch · seq, kv heads · dim]`, whose rows lie `strides` apart (of
+/// queries; of keys and of values), by their positions, from the number in `start` (`[1]`, u32) on, half-split as Hugging Face stores weights, and writes keys and values into the cache.
 /// `table` holds a cosine and then a sine per position and half a head, `[positions, 2, dim / 2]` in f32. Gives the queries.
 ///
 /// # Errors
@@ -63,6 +67,7 @@ pub struct Cache<'a> {
 pub fn rotate_and_store(
     client: &Client,
     [q, k, v]: [&Handle; 3],
+    strides: [usize; 2],
     cache: Cache<'_>,
     table: (&Handle, usize),
     start: &Handle,
@@ -72,7 +77,7 @@ pub fn rotate_and_store(
     heads.check()?;
     let Heads { batch, seq, kv_heads, dim, capacity, .. } = heads;
     let tokens = batch * seq;
-    let (q_len, kv_len) = (tokens * heads.heads * dim, tokens * kv_heads * dim);
+    let q_len = tokens * heads.heads * dim;
     let out = client.empty(q_len.max(1) * dtype.size());
     if tokens > 0 {
         let pairs = (heads.heads + 2 * kv_heads) * dim / 2;
@@ -82,9 +87,9 @@ pub fn rotate_and_store(
                 client,
                 cubes(tokens * pairs),
                 CubeDim::new_1d(CUBE as u32),
-                buffer(q, q_len),
-                buffer(k, kv_len),
-                buffer(v, kv_len),
+                buffer(q, (tokens - 1) * strides[0] + heads.heads * dim),
+                buffer(k, (tokens - 1) * strides[1] + kv_heads * dim),
+                buffer(v, (tokens - 1) * strides[1] + kv_heads * dim),
                 buffer(&out, q_len),
                 buffer(cache.keys, heads.cache_len()),
                 buffer(cache.values, heads.cache_len()),
@@ -92,6 +97,8 @@ pub fn rotate_and_store(
                 buffer(start, 1),
                 tokens,
                 seq,
+                strides[0],
+                strides[1],
                 heads.heads,
                 kv_heads,
                 capacity,
@@ -115,6 +122,8 @@ fn rotate<F: Float>(
     start: &[u32],
     tokens: usize,
     seq: usize,
+    q_stride: usize,
+    kv_stride: usize,
     heads: usize,
     kv_heads: usize,
     capacity: usize,
@@ -131,13 +140,14 @@ fn rotate<F: Float>(
         if head < heads + kv_heads {
             let (cos, sin) = (table[position * dim + i], table[position * dim + half + i]);
             if head < heads {
+                let from = token * q_stride + head * dim + i;
                 let at = (token * heads + head) * dim + i;
-                let (a, b) = (f32::cast_from(q[at]), f32::cast_from(q[at + half]));
+                let (a, b) = (f32::cast_from(q[from]), f32::cast_from(q[from + half]));
                 out[at] = F::cast_from(a * cos - b * sin);
                 out[at + half] = F::cast_from(b * cos + a * sin);
             } else {
                 let kv = head - heads;
-                let at = (token * kv_heads + kv) * dim + i;
+                let at = token * kv_stride + kv * dim + i;
                 let (a, b) = (f32::cast_from(k[at]), f32::cast_from(k[at + half]));
                 let to = ((row + kv) * capacity + position) * dim + i;
                 keys[to] = F::cast_from(a * cos - b * sin);
@@ -145,7 +155,7 @@ fn rotate<F: Float>(
             }
         } else {
             let kv = head - heads - kv_heads;
-            let at = (token * kv_heads + kv) * dim + i;
+            let at = token * kv_stride + kv * dim + i;
             let to = ((row + kv) * capacity + position) * dim + i;
             values[to] = v[at];
             values[to + half] = v[at + half];
@@ -169,17 +179,18 @@ pub fn attend(
     heads.check()?;
     let len = heads.batch * heads.seq * heads.heads * heads.dim;
     let out = client.empty(len.max(1) * dtype.size());
-    if len > 0 && heads.seq > 1 && heads.dim <= LARGEST_TILED {
-        let blocks = heads.batch * heads.heads * heads.seq.div_ceil(PLANE);
+    let tiled = heads.seq > 1 && heads.dim <= LARGEST_TILED && has_tensor_cores(client, dtype);
+    if len > 0 && tiled && dtype != Dtype::F32 {
+        let blocks = heads.batch * heads.heads * heads.seq.div_ceil(tensor::QUERIES);
         // SAFETY: the kernel stays within the lengths of its buffers
         unsafe {
-            mix_tiles::launch_unchecked(
+            tensor::mix_on_tensor_cores::launch_unchecked(
                 client,
                 CubeCount::Static(blocks as u32, 1, 1),
                 CubeDim::new_1d(CUBE as u32),
-                buffer(q, len),
-                buffer(cache.keys, heads.cache_len()),
-                buffer(cache.values, heads.cache_len()),
+                buffer(q, len / 2),
+                buffer(cache.keys, heads.cache_len() / 8),
+                buffer(cache.values, heads.cache_len() / 8),
                 buffer(&out, len),
                 buffer(start, 1),
                 heads.seq,
@@ -188,7 +199,52 @@ pub fn attend(
                 heads.capacity,
                 heads.window.unwrap_or(WHOLE).min(WHOLE),
                 1.0 / (heads.dim as f32).sqrt(),
-                heads.dim / PLANE,
+                heads.dim,
+                dtype.elem(),
+            );
+        }
+    } else if len > 0 && tiled {
+        let blocks = heads.batch * heads.heads * heads.seq.div_ceil(split::QUERIES);
+        // SAFETY: the kernel stays within the lengths of its buffers
+        unsafe {
+            split::mix_split::launch_unchecked(
+                client,
+                CubeCount::Static(blocks as u32, 1, 1),
+                CubeDim::new_1d(CUBE as u32),
+                buffer(q, len),
+                buffer(cache.keys, heads.cache_len() / 4),
+                buffer(cache.values, heads.cache_len() / 4),
+                buffer(&out, len),
+                buffer(start, 1),
+                heads.seq,
+                heads.heads,
+                heads.heads / heads.kv_heads,
+                heads.capacity,
+                heads.window.unwrap_or(WHOLE).min(WHOLE),
+                1.0 / (heads.dim as f32).sqrt(),
+                heads.dim,
+            );
+        }
+    } else if len > 0 && heads.seq == 1 && one::DIMS.contains(&heads.dim) {
+        let vectors = |len: usize| crate::lanes::vectors(len, dtype);
+        // SAFETY: the kernel stays within the lengths of its buffers
+        unsafe {
+            one::mix_one::launch_unchecked(
+                client,
+                CubeCount::Static((heads.batch * heads.heads) as u32, 1, 1),
+                CubeDim::new_1d(one::UNITS as u32),
+                buffer(q, vectors(len)),
+                buffer(cache.keys, vectors(heads.cache_len())),
+                buffer(cache.values, vectors(heads.cache_len())),
+                buffer(&out, len),
+                buffer(start, 1),
+                heads.heads,
+                heads.heads / heads.kv_heads,
+                heads.capacity,
+                heads.window.unwrap_or(WHOLE).min(WHOLE),
+                1.0 / (heads.dim as f32).sqrt(),
+                heads.dim,
+                dtype,
                 dtype.elem(),
             );
         }
@@ -227,146 +283,6 @@ pub fn attend(
 const WHOLE: usize = 1 << 30;
 /// Largest head whose tiles of keys and values fit into a cube's shared memory.
 const LARGEST_TILED: usize = 128;
-/// Queries of a plane.
-const QUERIES: usize = 4;
-
-/// Many queries: a cube takes 32 of one head, and goes through their keys 32 at a time, which it holds in shared memory.
-/// For scores a lane has a key of its own, for the mix it has dimensions of its own.
-#[cube(launch_unchecked)]
-fn mix_tiles<F: Float>(
-    q: &[F],
-    keys: &[F],
-    values: &[F],
-    out: &mut [F],
-    start: &[u32],
-    seq: usize,
-    heads: usize,
-    group: usize,
-    capacity: usize,
-    window: usize,
-    scale: f32,
-    #[comptime] per_lane: usize,
-    #[define(F)] _elem: ElemType,
-) {
-    let dim = comptime!(per_lane * PLANE);
-    let fours = comptime!(per_lane * PLANE / 4);
-    // a column more, so that lanes with a row each read from different banks
-    let stride = comptime!(per_lane * PLANE + 1);
-    let mut key_tile = Shared::<[f32]>::new_slice(comptime!(PLANE * (per_lane * PLANE + 1)));
-    let mut value_tile = Shared::<[f32]>::new_slice(comptime!(PLANE * per_lane * PLANE));
-    let mut asked = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(PLANE * per_lane * PLANE / 4));
-    let mut weights = Shared::<[f32]>::new_slice(comptime!(PLANE * PLANE));
-
-    let (plane, lane) = (UNIT_POS as usize / PLANE, UNIT_POS as usize % PLANE);
-    let blocks = seq.div_ceil(PLANE);
-    let (sequence, head) = (CUBE_POS / blocks / heads, CUBE_POS / blocks % heads);
-    let first_token = CUBE_POS % blocks * PLANE;
-    let kv = (sequence * (heads / group) + head / group) * capacity;
-    let mut i = UNIT_POS as usize;
-    while i < comptime!(PLANE * per_lane * PLANE / 4) {
-        let token = usize::min(first_token + i / fours, seq - 1);
-        let at = ((sequence * seq + token) * heads + head) * dim + i % fours * 4;
-        let mut four = Vector::<f32, Const<4>>::empty();
-        #[unroll]
-        for k in 0..4usize {
-            four.insert(k, f32::cast_from(q[at + k]) * scale);
-        }
-        asked[i] = four;
-        i += CUBE;
-    }
-    let base = start[0] as usize + first_token;
-    let end = start[0] as usize + usize::min(first_token + PLANE, seq);
-    let mut tile = 0usize;
-    if base + 1 > window {
-        tile = base + 1 - window;
-    }
-    let (mut largest, mut total) = (Array::<f32>::new(QUERIES), Array::<f32>::new(QUERIES));
-    let mut mixed = Array::<f32>::new(comptime!(QUERIES * per_lane));
-    #[unroll]
-    for n in 0..QUERIES {
-        largest[n] = -1.0e30f32;
-        total[n] = 0.0f32;
-        #[unroll]
-        for i in 0..per_lane {
-            mixed[n * per_lane + i] = 0.0f32;
-        }
-    }
-    while tile < end {
-        let mut i = UNIT_POS as usize;
-        while i < comptime!(PLANE * per_lane * PLANE) {
-            let at = (kv + usize::min(tile + i / dim, end - 1)) * dim + i % dim;
-            key_tile[i / dim * stride + i % dim] = f32::cast_from(keys[at]);
-            value_tile[i] = f32::cast_from(values[at]);
-            i += CUBE;
-        }
-        sync_cube();
-        let mut scores = Array::<f32>::new(QUERIES);
-        #[unroll]
-        for n in 0..QUERIES {
-            scores[n] = 0.0f32;
-        }
-        for four in 0..fours {
-            let mut key = Vector::<f32, Const<4>>::empty();
-            #[unroll]
-            for k in 0..4usize {
-                key.insert(k, key_tile[lane * stride + four * 4 + k]);
-            }
-            #[unroll]
-            for n in 0..QUERIES {
-                let query = asked[(plane * QUERIES + n) * fours + four];
-                let mut score = scores[n];
-                #[unroll]
-                for k in 0..4usize {
-                    score = fma(query.extract(k), key.extract(k), score);
-                }
-                scores[n] = score;
-            }
-        }
-        let key = tile + lane;
-        #[unroll]
-        for n in 0..QUERIES {
-            let position = base + plane * QUERIES + n;
-            let seen = key <= position && key + window > position && key < end;
-            let score = select(seen, scores[n], -1.0e30f32);
-            let best = f32::max(largest[n], plane_max(score));
-            let shrink = (largest[n] - best).exp();
-            let weight = select(seen, (score - best).exp(), 0.0f32);
-            total[n] = total[n] * shrink + plane_sum(weight);
-            largest[n] = best;
-            weights[(plane * QUERIES + n) * PLANE + lane] = weight;
-            #[unroll]
-            for i in 0..per_lane {
-                mixed[n * per_lane + i] *= shrink;
-            }
-        }
-        sync_cube();
-        for k in 0..PLANE {
-            #[unroll]
-            for i in 0..per_lane {
-                let value = value_tile[k * dim + i * PLANE + lane];
-                #[unroll]
-                for n in 0..QUERIES {
-                    let weight = weights[(plane * QUERIES + n) * PLANE + k];
-                    mixed[n * per_lane + i] = fma(weight, value, mixed[n * per_lane + i]);
-                }
-            }
-        }
-        sync_cube();
-        tile += PLANE;
-    }
-    #[unroll]
-    for n in 0..QUERIES {
-        let token = first_token + plane * QUERIES + n;
-        if token < seq {
-            let row = ((sequence * seq + token) * heads + head) * dim;
-            #[unroll]
-            for i in 0..per_lane {
-                out[row + i * PLANE + lane] = F::cast_from(mixed[n * per_lane + i] / total[n]);
-            }
-        }
-    }
-}
-
 /// Keys that a plane handles at once.
 const KEYS: usize = 4;
 

@@ -1,5 +1,6 @@
 //! Codes of four bits, one absmax per block of the flattened tensor.
 
+pub(crate) mod batch;
 pub(crate) mod dequantize;
 pub(crate) mod product;
 pub(crate) mod quantize;
@@ -88,6 +89,41 @@ pub(crate) fn levels(word: u32, table: &[f32]) -> Vector<f32, Const<8>> {
         let shift = comptime!((byte * 8) as u32);
         out.insert(comptime!(2 * byte), table[(((high >> shift) & 0xfc) >> 2) as usize]);
         out.insert(comptime!(2 * byte + 1), table[(((low >> shift) & 0xfc) >> 2) as usize]);
+    }
+    out
+}
+
+/// Copies of the table of [`fill_pairs`], one for each of the lanes that shared memory serves at a time: whatever they look
+/// up, no two want the same bank.
+pub(crate) const PAIR_COPIES: usize = 16;
+
+/// Both levels of every byte of codes, `[256, copies]`, from the table of levels; a unit of a cube of 256 fills one byte's.
+#[cube]
+pub(crate) fn fill_pairs(pairs: &mut [Vector<f32, Const<2>>], table: &[f32]) {
+    let byte = UNIT_POS as usize;
+    let mut pair = Vector::<f32, Const<2>>::empty();
+    pair.insert(0usize, table[byte / 16]);
+    pair.insert(1usize, table[byte % 16]);
+    #[unroll]
+    for i in 0..PAIR_COPIES {
+        // units write to different banks
+        pairs[byte * PAIR_COPIES + (i + byte) % PAIR_COPIES] = pair;
+    }
+    sync_cube();
+}
+
+/// As [`levels`], two at a time.
+#[cube]
+pub(crate) fn levels_by_pairs(word: u32, pairs: &[Vector<f32, Const<2>>]) -> Vector<f32, Const<8>> {
+    let copy = UNIT_POS & 15;
+    let mut out = Vector::<f32, Const<8>>::empty();
+    #[unroll]
+    for byte in 0..4usize {
+        let moved =
+            if comptime!(byte == 0) { word << 4 } else { word >> comptime!((byte.max(1) * 8 - 4) as u32) };
+        let pair = pairs[((moved & 0xff0) | copy) as usize];
+        out.insert(comptime!(2 * byte), pair.extract(0usize));
+        out.insert(comptime!(2 * byte + 1), pair.extract(1usize));
     }
     out
 }

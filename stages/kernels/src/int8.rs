@@ -1,11 +1,16 @@
 //! int8 weights by rows, and the LLM.int8 product (Dettmers et al. 2022, arXiv 2208.07339, section 3): activations in int8
 //! too, the columns of outlier activations apart in the compute dtype.
 //!
-//! Codes of activations are held as f16, which holds every code exactly: the same buffer feeds a product of few rows here
-//! and one of many on tensor cores. Nothing is read back: which columns are outliers stays on the device.
+//! For few rows the product runs here, on codes held as f16, which holds each of them exactly; for many, codes are i8 and
+//! the product is [`gemm`](fn@crate::gemm)'s, in integers. Nothing is read back: which columns are outliers stays on the device, where
+//! they are numbered, so that only they are multiplied apart.
+//!
+//! Bytes of one row: the weight's, 1 each; of many, besides those of the integer product, `4·rows·out` of its sums read and
+//! the result written. What was reached stands in `tests/gpu/RESULTS.md`.
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
 
 use cubecl::client::Client;
+use cubecl::ir::IntKind;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use half::f16;
@@ -34,20 +39,40 @@ pub struct Int8Weight<'a> {
 
 /// Activations `[rows, inner]` as LLM.int8 multiplies them.
 pub struct Int8Activations {
-    /// `[rows, inner]`, f16: whole numbers of −127 to 127, 0 in outlier columns.
+    /// `[rows, inner]`, whole numbers of −127 to 127, 0 in outlier columns.
     pub codes: Handle,
-    /// `[rows, inner]` in the activations' dtype: what lies in outlier columns, elsewhere 0.
-    pub outliers: Handle,
-    /// `[rows]`, f32: the largest magnitude of each row that is no outlier.
+    /// `[rows]`, f32: the largest magnitude of each row that is no outlier; NaN where that is not finite.
     pub sca: Handle,
-    /// `[inner]`, u32: 1 for an outlier column.
-    columns: Handle,
+    /// The activations themselves, in their dtype, and which columns are outliers.
+    outliers: Option<Outliers>,
     pub rows: usize,
     pub inner: usize,
 }
 
-/// Quantizes activations; columns with a magnitude of `threshold` or more, in f16, are outliers (infinity: none is).
-/// `inner` must be a multiple of 16.
+struct Outliers {
+    x: Handle,
+    /// `[inner]`, u32: 1 for an outlier column.
+    columns: Handle,
+    /// `[inner + 1]`, u32: how many there are, and their numbers, ascending.
+    picked: Handle,
+}
+
+/// How codes of activations are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codes {
+    /// f16, for [`multiply_int8`].
+    Half,
+    /// i8, for [`gemm`](fn@crate::gemm) and [`join_int8`].
+    Byte,
+}
+
+/// What stands for "no outliers" among magnitudes as bits.
+const NEVER: u32 = u32::MAX;
+/// Magnitudes, as bits, from here on are not finite.
+const INFINITE: u32 = 0x7f80_0000;
+
+/// Quantizes activations of `dtype`; columns with a magnitude of `threshold` or more, in f16, are outliers. `inner` must be
+/// a multiple of 16.
 ///
 /// # Errors
 /// [`KernelError`] for a width that the kernels do not handle.
@@ -55,18 +80,23 @@ pub fn quantize_activations(
     client: &Client,
     x: &Handle,
     [rows, inner]: [usize; 2],
-    threshold: f32,
+    threshold: Option<f32>,
     dtype: Dtype,
+    form: Codes,
 ) -> Result<Int8Activations, KernelError> {
     if inner == 0 || !inner.is_multiple_of(16) {
         return Err(KernelError::Width { width: inner, of: 16 });
     }
-    let len = rows * inner;
-    let made = Int8Activations {
-        codes: client.empty(len.max(1) * 2),
-        outliers: client.empty(len.max(1) * dtype.size()),
-        sca: client.empty(rows.max(1) * 4),
+    let (len, is_narrow) = (rows * inner, form == Codes::Byte);
+    let outliers = threshold.map(|_| Outliers {
+        x: x.clone(),
         columns: client.empty(inner * 4),
+        picked: client.empty((inner + 1) * 4),
+    });
+    let made = Int8Activations {
+        codes: client.empty((len * if is_narrow { 1 } else { 2 }).max(1)),
+        sca: client.empty(rows.max(1) * 4),
+        outliers,
         rows,
         inner,
     };
@@ -74,33 +104,49 @@ pub fn quantize_activations(
         return Ok(made);
     }
     let dim = CubeDim::new_1d(CUBE as u32);
+    let limit = threshold.map_or(NEVER, f32::to_bits);
+    // without outliers nothing is read there
+    let columns = made.outliers.as_ref().map_or(&made.sca, |outliers| &outliers.columns);
     // SAFETY: the kernels stay within the lengths of their buffers
     unsafe {
-        clear::launch_unchecked(client, cubes(inner), dim, buffer(&made.columns, inner));
-        let blocks = rows.div_ceil(ROWS);
-        find_outliers::launch_unchecked(
-            client,
-            cubes(inner * blocks),
-            dim,
-            buffer(x, len),
-            buffer(&made.columns, inner),
-            rows,
-            inner,
-            threshold,
-            dtype.elem(),
-        );
+        if let Some(Outliers { columns, picked, .. }) = &made.outliers {
+            clear::launch_unchecked(client, cubes(inner), dim, buffer(columns, inner));
+            find_outliers::launch_unchecked(
+                client,
+                cubes(inner * rows.div_ceil(ROWS)),
+                dim,
+                buffer(x, len),
+                buffer(columns, inner),
+                rows,
+                inner,
+                limit,
+                dtype.elem(),
+            );
+            if is_narrow {
+                let one = CubeCount::Static(1, 1, 1);
+                number::launch_unchecked(
+                    client,
+                    one,
+                    dim,
+                    buffer(columns, inner),
+                    buffer(picked, inner + 1),
+                    inner,
+                );
+            }
+        }
         encode_rows::launch_unchecked(
             client,
             CubeCount::Static(rows as u32, 1, 1),
             dim,
             buffer(x, len),
-            buffer(&made.columns, inner),
+            buffer(columns, if threshold.is_some() { inner } else { 1 }),
             buffer(&made.codes, len),
-            buffer(&made.outliers, len),
             buffer(&made.sca, rows),
             inner,
-            threshold,
+            limit,
+            threshold.is_some(),
             dtype.elem(),
+            if is_narrow { ElemType::Int(IntKind::I8) } else { Dtype::F16.elem() },
         );
     }
     Ok(made)
@@ -119,20 +165,61 @@ fn find_outliers<F: Float>(
     columns: &mut [u32],
     rows: usize,
     inner: usize,
-    threshold: f32,
+    limit: u32,
     #[define(F)] _elem: ElemType,
 ) {
     let (column, first) = (ABSOLUTE_POS % inner, ABSOLUTE_POS / inner * ROWS);
-    let mut largest = 0.0f32;
+    let mut found = false;
     for i in 0..ROWS {
         let row = first + i;
         if row < rows {
-            largest = f32::max(largest, half_of(f32::cast_from(x[row * inner + column])).abs());
+            found = found || is_outlier(magnitude(f32::cast_from(x[row * inner + column])), limit);
         }
     }
     // several units may write, all the same
-    if largest >= threshold {
+    if found {
         columns[column] = 1u32;
+    }
+}
+
+/// Of a value in f16, the magnitude, as bits: these order as the magnitudes do, infinity and NaN included, whatever a compiler
+/// takes floating-point numbers for.
+#[cube]
+fn magnitude(x: f32) -> u32 {
+    u32::reinterpret(half_of(x)) & 0x7fff_ffff
+}
+
+/// NaN is none.
+#[cube]
+fn is_outlier(magnitude: u32, limit: u32) -> bool {
+    magnitude >= limit && magnitude <= INFINITE
+}
+
+/// Numbers the outlier columns: a unit of the one cube goes through a run of them.
+#[cube(launch_unchecked)]
+fn number(columns: &[u32], picked: &mut [u32], inner: usize) {
+    let mut counts = Shared::<[u32]>::new_slice(CUBE);
+    let run = inner.div_ceil(CUBE);
+    let (first, last) =
+        (usize::min(UNIT_POS as usize * run, inner), usize::min((UNIT_POS as usize + 1) * run, inner));
+    let mut count = 0u32;
+    for column in first..last {
+        count += columns[column];
+    }
+    counts[UNIT_POS as usize] = count;
+    sync_cube();
+    let mut at = 0u32;
+    for unit in 0..UNIT_POS {
+        at += counts[unit as usize];
+    }
+    if UNIT_POS as usize == comptime!(CUBE - 1) {
+        picked[0] = at + count;
+    }
+    for column in first..last {
+        if columns[column] != 0 {
+            at += 1;
+            picked[at as usize] = column as u32;
+        }
     }
 }
 
@@ -154,54 +241,56 @@ fn nearest(x: f32) -> f32 {
 }
 
 #[cube(launch_unchecked)]
-fn encode_rows<F: Float>(
+fn encode_rows<F: Float, C: Numeric>(
     x: &[F],
     columns: &[u32],
-    codes: &mut [f16],
-    outliers: &mut [F],
+    codes: &mut [C],
     sca: &mut [f32],
     inner: usize,
-    threshold: f32,
+    limit: u32,
+    #[comptime] has_outliers: bool,
     #[define(F)] _elem: ElemType,
+    #[define(C)] _code: ElemType,
 ) {
     let start = CUBE_POS * inner;
     let planes = comptime!(CUBE / PLANE);
-    let mut largest = 0.0f32;
+    let mut largest = 0u32;
     let mut at = UNIT_POS as usize;
     while at < inner {
-        let magnitude = half_of(f32::cast_from(x[start + at])).abs();
-        largest = f32::max(largest, select(magnitude < threshold, magnitude, 0.0f32));
+        let magnitude = magnitude(f32::cast_from(x[start + at]));
+        largest = u32::max(largest, select(is_outlier(magnitude, limit), 0u32, magnitude));
         at += CUBE;
     }
-    let mut shared = Shared::<[f32]>::new_slice(planes);
+    let mut shared = Shared::<[u32]>::new_slice(planes);
     let of_plane = plane_max(largest);
     if UNIT_POS as usize % PLANE == 0 {
         shared[UNIT_POS as usize / PLANE] = of_plane;
     }
     sync_cube();
-    let mut scale = 0.0f32;
+    let mut bits = 0u32;
     #[unroll]
     for p in 0..planes {
-        scale = f32::max(scale, shared[p]);
+        bits = u32::max(bits, shared[p]);
     }
+    let scale = f32::reinterpret(bits);
     if UNIT_POS == 0 {
-        sca[CUBE_POS] = scale;
+        sca[CUBE_POS] = f32::reinterpret(select(bits >= INFINITE, 0x7fc0_0000u32, bits));
     }
     // a row of zeros has codes 0 whatever it is scaled with
-    let per_code = 1.0f32 / select(scale > 0.0f32, scale, 1.0f32) * 127.0f32;
+    let per_code = 1.0f32 / select(bits > 0, scale, 1.0f32) * 127.0f32;
     let mut at = UNIT_POS as usize;
     while at < inner {
-        let value = x[start + at];
-        let apart = columns[at] != 0;
-        let code = nearest(half_of(f32::cast_from(value)) * per_code);
-        codes[start + at] = f16::cast_from(select(apart, 0.0f32, code));
-        outliers[start + at] = F::cast_from(select(apart, f32::cast_from(value), 0.0f32));
+        let mut code = nearest(half_of(f32::cast_from(x[start + at])) * per_code);
+        if comptime!(has_outliers) {
+            code = select(columns[at] != 0, 0.0f32, code);
+        }
+        codes[start + at] = C::cast_from(code);
         at += CUBE;
     }
 }
 
-/// The LLM.int8 product of at most [`MOST_ROWS`] rows: `[rows, out]` of `result`, rounded to f16 and to `dtype`, the
-/// compute dtype, as the reference does. `threshold` says whether there can be outliers.
+/// The LLM.int8 product, which reads the weight once for every [`MOST_ROWS`] rows: `[rows, out]` of `result`, rounded to f16 and to `dtype`, the
+/// compute dtype, as the reference does.
 ///
 /// # Errors
 /// [`KernelError`] for a shape that the kernel does not handle.
@@ -209,33 +298,42 @@ pub fn multiply_int8(
     client: &Client,
     x: &Int8Activations,
     weight: Int8Weight<'_>,
-    has_outliers: bool,
     dtype: Dtype,
     result: Dtype,
 ) -> Result<Handle, KernelError> {
     let Int8Weight { out, inner, .. } = weight;
-    if x.rows > MOST_ROWS || x.rows == 0 {
-        return Err(KernelError::Rows { rows: x.rows, most: MOST_ROWS });
+    if x.rows == 0 {
+        return Err(KernelError::Rows { rows: x.rows, most: usize::MAX });
     }
     let y = client.empty((x.rows * out).max(1) * result.size());
-    if out > 0 {
+    if out == 0 {
+        return Ok(y);
+    }
+    // without outliers nothing is read there
+    let (given, columns) = x.outliers.as_ref().map_or((&x.codes, &x.codes), |o| (&o.x, &o.columns));
+    for first in (0..x.rows).step_by(MOST_ROWS) {
+        let rows = MOST_ROWS.min(x.rows - first);
+        let from = |handle: &Handle, bytes: usize| handle.clone().offset_start((first * bytes) as u64);
         // SAFETY: the kernel stays within the lengths of its buffers
         unsafe {
             multiply::launch_unchecked(
                 client,
                 cubes(out * PLANE),
                 CubeDim::new_1d(CUBE as u32),
-                buffer(&x.codes, vectors(x.rows * inner, Dtype::F16)),
-                buffer(&x.outliers, vectors(x.rows * inner, dtype)),
-                buffer(&x.sca, x.rows),
-                buffer(&x.columns, inner / 4),
+                buffer(&from(&x.codes, inner * 2), vectors(rows * inner, Dtype::F16)),
+                buffer(
+                    &from(given, if x.outliers.is_some() { inner * dtype.size() } else { 0 }),
+                    vectors(rows * inner, dtype),
+                ),
+                buffer(&from(&x.sca, 4), rows),
+                buffer(columns, inner / 4),
                 buffer(weight.codes, out * inner / 16),
                 buffer(weight.scb, out),
-                buffer(&y, x.rows * out),
+                buffer(&from(&y, out * result.size()), rows * out),
                 out,
                 inner / 16,
-                x.rows,
-                has_outliers,
+                rows,
+                x.outliers.is_some(),
                 dtype,
                 dtype.elem(),
                 result.elem(),
@@ -309,8 +407,17 @@ fn multiply<F: Float, R: Float>(
                     }
                     if any != 0 {
                         let restored = weights * Vector::new(of_row) * Vector::new(PER_STEP);
-                        let restored =
+                        let mut restored =
                             Vector::<f32, Const<8>>::cast_from(Vector::<F, Const<8>>::cast_from(restored));
+                        #[unroll]
+                        for k in 0..8usize {
+                            let flag = if comptime!(k < 4) {
+                                a.extract(comptime!(k % 4))
+                            } else {
+                                b.extract(comptime!(k % 4))
+                            };
+                            restored.insert(k, select(flag != 0, restored.extract(k), 0.0f32));
+                        }
                         #[unroll]
                         for r in 0..rows {
                             let values = eight(outliers, (r * chunks + chunk) * 2 + part, dtype);
@@ -328,7 +435,8 @@ fn multiply<F: Float, R: Float>(
         }
         #[unroll]
         for r in 0..rows {
-            let total = plane_sum(sums[r]);
+            // a lane's own sum is exact, whole and below 2²⁴ up to 33,000 columns; from here on as integers
+            let total = f32::cast_from(plane_sum(i32::cast_from(sums[r])));
             let apart = plane_sum(aparts[r]);
             if lane == 0 {
                 y[r * out + row] = R::cast_from(joined::<F>(total, apart, sca[r], of_row, has_outliers));
@@ -348,17 +456,8 @@ fn joined<F: Float>(sum: f32, apart: f32, sca: f32, scb: f32, #[comptime] has_ou
     value
 }
 
-/// The codes of a weight as f16, `[out, inner]`: for a product on tensor cores.
-pub fn widen_int8(client: &Client, weight: Int8Weight<'_>) -> Handle {
-    restored(client, weight, Dtype::F16, true)
-}
-
 /// The weight `[out, inner]` itself, code · scb / 127, rounded to `dtype`.
 pub fn dequantize_int8(client: &Client, weight: Int8Weight<'_>, dtype: Dtype) -> Handle {
-    restored(client, weight, dtype, false)
-}
-
-fn restored(client: &Client, weight: Int8Weight<'_>, dtype: Dtype, only_codes: bool) -> Handle {
     let len = weight.out * weight.inner;
     let out = client.empty(len.max(1) * dtype.size());
     if len > 0 {
@@ -373,7 +472,6 @@ fn restored(client: &Client, weight: Int8Weight<'_>, dtype: Dtype, only_codes: b
                 buffer(&out, len),
                 len,
                 weight.inner,
-                only_codes,
                 dtype.elem(),
             );
         }
@@ -388,7 +486,6 @@ fn restore<F: Float>(
     out: &mut [F],
     len: usize,
     inner: usize,
-    #[comptime] only_codes: bool,
     #[define(F)] _elem: ElemType,
 ) {
     if ABSOLUTE_POS < codes.len() {
@@ -398,65 +495,118 @@ fn restore<F: Float>(
             let at = ABSOLUTE_POS * 4 + k;
             if at < len {
                 let shift = comptime!((24 - 8 * k) as u32);
-                let mut value = f32::cast_from(i32::reinterpret(word << shift) >> 24);
-                if comptime!(!only_codes) {
-                    value = value * scb[at / inner] * PER_STEP;
-                }
-                out[at] = F::cast_from(value);
+                let value = f32::cast_from(i32::reinterpret(word << shift) >> 24);
+                out[at] = F::cast_from(value * scb[at / inner] * PER_STEP);
             }
         }
     }
 }
 
-/// From sums of products of codes `[rows, out]` in f32, and what outliers add (`[rows, out]`, f32), to the product.
+/// From sums of products of codes, `[rows, out]` in i32, to the product: scaled, with what outlier columns add, `[rows, out]`
+/// of `result`.
 pub fn join_int8(
     client: &Client,
-    [sums, apart]: [&Handle; 2],
+    sums: &Handle,
     x: &Int8Activations,
     weight: Int8Weight<'_>,
-    has_outliers: bool,
     dtype: Dtype,
     result: Dtype,
 ) -> Handle {
-    let len = x.rows * weight.out;
+    let Int8Weight { out, inner, .. } = weight;
+    let len = x.rows * out;
     let y = client.empty(len.max(1) * result.size());
-    if len > 0 {
-        // SAFETY: the kernel stays within the lengths of its buffers
-        unsafe {
-            join::launch_unchecked(
+    if len == 0 {
+        return y;
+    }
+    let dim = CubeDim::new_1d(CUBE as u32);
+    // without outliers nothing is read there
+    let apart = x.outliers.as_ref().map(|outliers| (client.empty(out * inner * dtype.size()), outliers));
+    let (restored, given, picked) =
+        apart.as_ref().map_or((&x.codes, &x.codes, &x.codes), |(restored, o)| (restored, &o.x, &o.picked));
+    // SAFETY: the kernels stay within the lengths of their buffers
+    unsafe {
+        if apart.is_some() {
+            gather::launch_unchecked(
                 client,
-                cubes(len),
-                CubeDim::new_1d(CUBE as u32),
-                buffer(sums, len),
-                buffer(apart, len),
-                buffer(&x.sca, x.rows),
-                buffer(weight.scb, weight.out),
-                buffer(&y, len),
-                weight.out,
-                has_outliers,
+                cubes(out),
+                dim,
+                buffer(weight.codes, out * inner),
+                buffer(weight.scb, out),
+                buffer(picked, inner + 1),
+                buffer(restored, out * inner),
+                out,
+                inner,
                 dtype.elem(),
-                result.elem(),
             );
         }
+        join::launch_unchecked(
+            client,
+            cubes(len),
+            dim,
+            buffer(sums, len),
+            buffer(given, x.rows * inner),
+            buffer(picked, inner + 1),
+            buffer(restored, out * inner),
+            buffer(&x.sca, x.rows),
+            buffer(weight.scb, out),
+            buffer(&y, len),
+            out,
+            inner,
+            apart.is_some(),
+            dtype.elem(),
+            result.elem(),
+        );
     }
     y
 }
 
+/// The outlier columns of a weight, restored, one after the other: `[outliers, out]`.
+#[cube(launch_unchecked)]
+fn gather<F: Float>(
+    codes: &[i8],
+    scb: &[f32],
+    picked: &[u32],
+    restored: &mut [F],
+    out: usize,
+    inner: usize,
+    #[define(F)] _elem: ElemType,
+) {
+    let row = ABSOLUTE_POS;
+    if row < out {
+        let scale = scb[row];
+        for i in 0..picked[0] {
+            let code = codes[row * inner + picked[(i + 1) as usize] as usize];
+            restored[i as usize * out + row] = F::cast_from(f32::cast_from(code) * scale * PER_STEP);
+        }
+    }
+}
+
 #[cube(launch_unchecked)]
 fn join<F: Float, R: Float>(
-    sums: &[f32],
-    apart: &[f32],
+    sums: &[i32],
+    x: &[F],
+    picked: &[u32],
+    restored: &[F],
     sca: &[f32],
     scb: &[f32],
     y: &mut [R],
     out: usize,
+    inner: usize,
     #[comptime] has_outliers: bool,
     #[define(F)] _elem: ElemType,
     #[define(R)] _result: ElemType,
 ) {
     let at = ABSOLUTE_POS;
     if at < y.len() {
-        let (a, b) = (sca[at / out], scb[at % out]);
-        y[at] = R::cast_from(joined::<F>(sums[at], apart[at], a, b, has_outliers));
+        let (row, column) = (at / out, at % out);
+        let mut apart = 0.0f32;
+        if comptime!(has_outliers) {
+            for i in 0..picked[0] {
+                let value = f32::cast_from(x[row * inner + picked[(i + 1) as usize] as usize]);
+                apart = fma(value, f32::cast_from(restored[i as usize * out + column]), apart);
+            }
+        }
+        let sum = f32::cast_from(sums[at]);
+        y[at] = R::cast_from(joined::<F>(sum, apart, sca[row], scb[column], has_outliers));
     }
 }

@@ -1,6 +1,8 @@
 //! What all launches share.
 #![allow(unsafe_code, reason = "a kernel's argument is a buffer and the length that its caller vouches for")]
 
+use cubecl::client::Client;
+use cubecl::ir::features::MmaConfig;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
@@ -45,6 +47,8 @@ pub enum KernelError {
     Width { width: usize, of: usize },
     /// More rows of activations than a kernel handles.
     Rows { rows: usize, most: usize },
+    /// The device's tensor cores have no such products.
+    Dtype { dtype: Dtype },
 }
 
 impl std::fmt::Display for KernelError {
@@ -53,11 +57,31 @@ impl std::fmt::Display for KernelError {
             Self::Inner { inner } => write!(f, "rows of {inner} weights are not whole numbers of 32"),
             Self::Width { width, of } => write!(f, "a width of {width}, the kernel takes multiples of {of}"),
             Self::Rows { rows, most } => write!(f, "{rows} rows of activations, the kernel takes {most}"),
+            Self::Dtype { dtype } => {
+                write!(f, "products of {dtype:?} on tensor cores are not to be had here")
+            }
         }
     }
 }
 
 impl std::error::Error for KernelError {}
+
+/// Whether the device has the matrix instructions that kernels for many rows use: `m16n8k16`, or `m16n8k8` of TF32 for f32.
+pub(crate) fn has_tensor_cores(client: &Client, dtype: Dtype) -> bool {
+    let (elem, k) = match dtype {
+        Dtype::F32 => (FloatKind::TF32, 8),
+        Dtype::F16 => (FloatKind::F16, 16),
+        Dtype::Bf16 => (FloatKind::BF16, 16),
+    };
+    client.features().matmul.mma.contains(&MmaConfig {
+        a_type: ElemType::Float(elem),
+        b_type: ElemType::Float(elem),
+        cd_type: ElemType::Float(FloatKind::F32),
+        m: 16,
+        n: 8,
+        k,
+    })
+}
 
 /// A kernel's argument: `len` elements, a vector counting as one.
 pub(crate) fn buffer(handle: &Handle, len: usize) -> BufferArg {

@@ -114,33 +114,40 @@ fn norm<F: Float>(
     }
 }
 
-/// `silu(gate) · up`, element by element of `len`, a multiple of 8.
+/// `silu(gate) · up`, `[rows, width]`, from rows that lie `stride` apart. `width` and `stride` must be multiples of 8.
 ///
 /// # Errors
-/// [`KernelError`] for a length that the kernel does not handle.
+/// [`KernelError`] for a width that the kernel does not handle.
 pub fn swiglu(
     client: &Client,
     gate: &Handle,
     up: &Handle,
-    len: usize,
+    [rows, width]: [usize; 2],
+    stride: usize,
     dtype: Dtype,
 ) -> Result<Handle, KernelError> {
-    if !len.is_multiple_of(8) {
-        return Err(KernelError::Width { width: len, of: 8 });
+    if !width.is_multiple_of(8) || !stride.is_multiple_of(8) || stride < width {
+        return Err(KernelError::Width { width: stride, of: 8 });
     }
+    let len = rows * width;
     let out = client.empty(len.max(1) * dtype.size());
-    // SAFETY: the kernel stays within the lengths of its buffers
-    unsafe {
-        gated::launch_unchecked(
-            client,
-            cubes(len / 8),
-            CubeDim::new_1d(CUBE as u32),
-            buffer(gate, vectors(len, dtype)),
-            buffer(up, vectors(len, dtype)),
-            buffer(&out, len / 8),
-            dtype,
-            dtype.elem(),
-        );
+    if len > 0 {
+        let read = vectors((rows - 1) * stride + width, dtype);
+        // SAFETY: the kernel stays within the lengths of its buffers
+        unsafe {
+            gated::launch_unchecked(
+                client,
+                cubes(len / 8),
+                CubeDim::new_1d(CUBE as u32),
+                buffer(gate, read),
+                buffer(up, read),
+                buffer(&out, len / 8),
+                width / 8,
+                stride / 8,
+                dtype,
+                dtype.elem(),
+            );
+        }
     }
     Ok(out)
 }
@@ -150,11 +157,13 @@ fn gated<F: Float>(
     gate: &[Vector<u32, Const<4>>],
     up: &[Vector<u32, Const<4>>],
     out: &mut [Vector<F, Const<8>>],
+    width: usize,
+    stride: usize,
     #[comptime] dtype: Dtype,
     #[define(F)] _elem: ElemType,
 ) {
-    let at = ABSOLUTE_POS;
-    if at < out.len() {
+    if ABSOLUTE_POS < out.len() {
+        let at = ABSOLUTE_POS / width * stride + ABSOLUTE_POS % width;
         let (gate, up) = (eight(gate, at, dtype), eight(up, at, dtype));
         let mut values = Vector::<f32, Const<8>>::empty();
         #[unroll]
@@ -162,6 +171,54 @@ fn gated<F: Float>(
             let g = gate.extract(k);
             values.insert(k, g / (1.0f32 + (-g).exp()) * up.extract(k));
         }
-        out[at] = Vector::cast_from(values);
+        out[ABSOLUTE_POS] = Vector::cast_from(values);
+    }
+}
+
+/// The rows of a table `[n, width]` that `ids` `[rows]` (u32) name, `[rows, width]`. `width` must be a multiple of 8.
+///
+/// # Errors
+/// [`KernelError`] for a width that the kernel does not handle.
+pub fn embed(
+    client: &Client,
+    (table, table_rows): (&Handle, usize),
+    ids: &Handle,
+    [rows, width]: [usize; 2],
+    dtype: Dtype,
+) -> Result<Handle, KernelError> {
+    if width == 0 || !width.is_multiple_of(8) {
+        return Err(KernelError::Width { width, of: 8 });
+    }
+    let out = client.empty((rows * width).max(1) * dtype.size());
+    let row = vectors(width, dtype);
+    if rows > 0 {
+        // SAFETY: the kernel stays within the lengths of its buffers
+        unsafe {
+            copy_rows::launch_unchecked(
+                client,
+                cubes(rows * row),
+                CubeDim::new_1d(CUBE as u32),
+                buffer(table, table_rows * row),
+                buffer(ids, rows),
+                buffer(&out, rows * row),
+                row,
+                table_rows,
+            );
+        }
+    }
+    Ok(out)
+}
+
+#[cube(launch_unchecked)]
+fn copy_rows(
+    table: &[Vector<u32, Const<4>>],
+    ids: &[u32],
+    out: &mut [Vector<u32, Const<4>>],
+    row: usize,
+    table_rows: usize,
+) {
+    if ABSOLUTE_POS < out.len() {
+        let id = usize::min(ids[ABSOLUTE_POS / row] as usize, table_rows - 1);
+        out[ABSOLUTE_POS] = table[id * row + ABSOLUTE_POS % row];
     }
 }

@@ -6,12 +6,15 @@
 //! | [`quantize4`] | NF4 and FP4 codes and absmax of a tensor | [`qpipe_codecs::quantize4`] |
 //! | [`dequantize4`] | the tensor again, in its compute dtype | [`qpipe_codecs::dequantize4`] |
 //! | [`multiply4`] | `x · Wᵀ` for few rows of `x`, on the packed bytes | [`qpipe_codecs::matmul_packed4`] |
+//! | [`multiply4_batch`] | the same for up to 64, on tensor cores | |
 //! | [`multiply_dense`] | the same on a dense weight | |
 //! | [`quantize_activations`], [`multiply_int8`] | the LLM.int8 product of few rows | [`qpipe_codecs::int8_linear`] |
-//! | [`widen_int8`], [`join_int8`] | what stands before and behind one of many rows on tensor cores | the same |
+//! | [`gemm`](fn@gemm), [`join_int8`] | the same of many rows, on tensor cores | the same |
+//! | [`gemm`](fn@gemm) | products of many rows, by cuBLASLt | |
 //! | [`dequantize_int8`] | the weight itself | [`qpipe_codecs::dequantize_int8`] |
 //! | [`rms_norm`], [`swiglu`] | with the residual sum, the norms and the gate of a layer | the model's host loops |
 //! | [`rotate_and_store`], [`attend`] | rotary positions, the cache's new rows, attention over it | the model's host loops |
+//! | [`embed`], [`pick_and_advance`] | the ends of a decoding step | |
 //! | [`log_softmax_at`] | log-likelihoods and the likeliest token of rows of logits | the model's scores |
 //!
 //! Buffers are cubecl's handles, contiguous, row-major. Lengths are in elements unless a name says bytes.
@@ -26,6 +29,7 @@
 )]
 
 mod attention;
+mod blas;
 mod dense;
 mod fourbit;
 mod int8;
@@ -35,14 +39,16 @@ mod layer;
 mod scores;
 
 pub use attention::{Cache, Heads, attend, rotate_and_store};
+pub use blas::{BlasError, Gemm, LIBRARY_VARIABLE, Operands, Second, cublaslt, gemm, gemm_into};
 pub use dense::multiply_dense;
+pub use fourbit::batch::{MOST_BATCH_ROWS, multiply4_batch};
 pub use fourbit::dequantize::dequantize4;
 pub use fourbit::product::{MOST_ROWS, Tiling, multiply4, multiply4_tiled};
 pub use fourbit::quantize::quantize4;
 pub use fourbit::{Format4, Packed4};
 pub use int8::{
-    Int8Activations, Int8Weight, dequantize_int8, join_int8, multiply_int8, quantize_activations, widen_int8,
+    Codes, Int8Activations, Int8Weight, dequantize_int8, join_int8, multiply_int8, quantize_activations,
 };
 pub use launch::{Dtype, KernelError};
-pub use layer::{rms_norm, swiglu};
-pub use scores::{SCORES, log_softmax_at};
+pub use layer::{embed, rms_norm, swiglu};
+pub use scores::{SCORES, log_softmax_at, pick_and_advance};

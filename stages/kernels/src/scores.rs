@@ -97,3 +97,100 @@ fn scores(logits: &[f32], targets: &[u32], out: &mut [f32], vocabulary: usize) {
         out[row + 3] = f32::reinterpret(winner);
     }
 }
+
+/// Cubes that look through one row of logits.
+const SHARES: usize = 32;
+
+/// Greedy decoding's end of a step: puts the position of the largest logit of each row of `[rows, vocabulary]`, f32, the
+/// first of equal ones, into `tokens` (`[rows]`, u32), and adds 1 to the number in `start` (`[1]`, u32).
+pub fn pick_and_advance(
+    client: &Client,
+    logits: &Handle,
+    [rows, vocabulary]: [usize; 2],
+    tokens: &Handle,
+    start: &Handle,
+) {
+    if rows == 0 || vocabulary == 0 {
+        return;
+    }
+    let (values, places) = (client.empty(rows * SHARES * 4), client.empty(rows * SHARES * 4));
+    let dim = CubeDim::new_1d(CUBE as u32);
+    // SAFETY: the kernels stay within the lengths of their buffers
+    unsafe {
+        best_of_shares::launch_unchecked(
+            client,
+            CubeCount::Static((rows * SHARES) as u32, 1, 1),
+            dim,
+            buffer(logits, rows * vocabulary),
+            buffer(&values, rows * SHARES),
+            buffer(&places, rows * SHARES),
+            vocabulary,
+        );
+        best_of_rows::launch_unchecked(
+            client,
+            CubeCount::Static(rows as u32, 1, 1),
+            CubeDim::new_1d(PLANE as u32),
+            buffer(&values, rows * SHARES),
+            buffer(&places, rows * SHARES),
+            buffer(tokens, rows),
+            buffer(start, 1),
+        );
+    }
+}
+
+/// What stands for no position.
+const NOWHERE: u32 = 0xffff_ffff;
+
+#[cube(launch_unchecked)]
+fn best_of_shares(logits: &[f32], values: &mut [f32], places: &mut [u32], vocabulary: usize) {
+    let planes = comptime!(CUBE / PLANE);
+    let (row, share) = (CUBE_POS / SHARES, CUBE_POS % SHARES);
+    let size = vocabulary.div_ceil(SHARES);
+    let end = usize::min((share + 1) * size, vocabulary);
+    let mut best = f32::new(-3.0e38f32);
+    let mut place = NOWHERE.runtime();
+    let mut at = share * size + UNIT_POS as usize;
+    while at < end {
+        let value = logits[row * vocabulary + at];
+        if value > best {
+            best = value;
+            place = at as u32;
+        }
+        at += CUBE;
+    }
+    let mut bests = Shared::<[f32]>::new_slice(planes);
+    let mut firsts = Shared::<[u32]>::new_slice(planes);
+    let of_plane = plane_max(best);
+    let first = plane_min(select(best == of_plane, place, NOWHERE));
+    if UNIT_POS as usize % PLANE == 0 {
+        bests[UNIT_POS as usize / PLANE] = of_plane;
+        firsts[UNIT_POS as usize / PLANE] = first;
+    }
+    sync_cube();
+    if UNIT_POS == 0 {
+        let (mut best, mut place) = (bests[0], firsts[0]);
+        #[unroll]
+        for p in 1..planes {
+            if bests[p] > best || (bests[p] == best && firsts[p] < place) {
+                best = bests[p];
+                place = firsts[p];
+            }
+        }
+        values[CUBE_POS] = best;
+        places[CUBE_POS] = place;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn best_of_rows(values: &[f32], places: &[u32], tokens: &mut [u32], start: &mut [u32]) {
+    let at = CUBE_POS * SHARES + UNIT_POS as usize;
+    let best = plane_max(values[at]);
+    let place = plane_min(select(values[at] == best, places[at], NOWHERE));
+    if UNIT_POS == 0 {
+        // a row without any number has none
+        tokens[CUBE_POS] = select(place == NOWHERE, 0u32, place);
+        if CUBE_POS == 0 {
+            start[0] += 1;
+        }
+    }
+}

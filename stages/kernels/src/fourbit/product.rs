@@ -15,7 +15,7 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use qpipe_codecs::FourBit;
 
-use super::{Packed4, code_bytes, fill_levels, levels};
+use super::{PAIR_COPIES, Packed4, code_bytes, fill_levels, fill_pairs, levels, levels_by_pairs};
 use crate::lanes::{eight, vectors};
 use crate::launch::{CUBE, Dtype, KernelError, PLANE, buffer, cubes};
 
@@ -45,6 +45,8 @@ pub struct Tiling {
     pub outputs: usize,
     /// Planes that share the sums of an output: 1, 2, 4 or 8.
     pub split: usize,
+    /// Whether levels are looked up in pairs, in a table that each cube fills first.
+    pub pairs: bool,
 }
 
 impl Tiling {
@@ -55,11 +57,14 @@ impl Tiling {
 
     /// What proved fastest, or close to it, of all that were measured on an H100.
     pub fn of([rows, out, inner]: [usize; 3]) -> Self {
+        let large = out * inner >= Self::LARGE;
+        if large && out >= Self::PLANES {
+            return Self { outputs: 4, split: 2, pairs: true };
+        }
         let outputs = match rows {
-            1 if out * inner < Self::LARGE => 1,
-            2 => 2,
-            3.. if out < Self::PLANES => 2,
-            _ => 4,
+            1 if !large => 1,
+            1 => 4,
+            _ => 2,
         };
         // sums of several rows are exchanged at a cost
         let most = if rows == 1 { 8 } else { 2 };
@@ -67,7 +72,7 @@ impl Tiling {
         while split < most && out / outputs * split < Self::PLANES && inner / 32 >= 2 * split * PLANE {
             split *= 2;
         }
-        Self { outputs, split }
+        Self { outputs, split, pairs: large }
     }
 }
 
@@ -81,7 +86,7 @@ pub fn multiply4_tiled(
     weight: &Packed4,
     [rows, out, inner]: [usize; 3],
     [dtype, result]: [Dtype; 2],
-    Tiling { outputs, split }: Tiling,
+    Tiling { outputs, split, pairs }: Tiling,
 ) -> Result<Handle, KernelError> {
     if !inner.is_multiple_of(32) || inner == 0 {
         return Err(KernelError::Inner { inner });
@@ -109,6 +114,7 @@ pub fn multiply4_tiled(
             rows,
             outputs,
             split,
+            pairs,
             weight.format.kind == FourBit::Fp4,
             weight.format.block.get() / 32,
             dtype,
@@ -129,6 +135,7 @@ fn multiply<F: Float>(
     #[comptime] rows: usize,
     #[comptime] outputs: usize,
     #[comptime] split: usize,
+    #[comptime] pairs: bool,
     #[comptime] fp4: bool,
     #[comptime] chunks_per_block: usize,
     #[comptime] dtype: Dtype,
@@ -136,6 +143,11 @@ fn multiply<F: Float>(
 ) {
     let mut table = Shared::<[f32]>::new_slice(16usize);
     fill_levels(&mut table, fp4);
+    let mut by_pairs =
+        Shared::<[Vector<f32, Const<2>>]>::new_slice(comptime!(if pairs { 256 * PAIR_COPIES } else { 1 }));
+    if comptime!(pairs) {
+        fill_pairs(&mut by_pairs, &table);
+    }
     // planes `part` of a group take every `split`-th turn of the same outputs
     let (plane, lane) = (ABSOLUTE_POS / PLANE, ABSOLUTE_POS % PLANE);
     let (first, part) = (plane / split * outputs, plane % split);
@@ -164,7 +176,11 @@ fn multiply<F: Float>(
             let mut weights = Array::<Vector<f32, Const<8>>>::new(outputs);
             #[unroll]
             for o in 0..outputs {
-                weights[o] = levels(words[o].extract(w), &table);
+                weights[o] = if comptime!(pairs) {
+                    levels_by_pairs(words[o].extract(w), &by_pairs)
+                } else {
+                    levels(words[o].extract(w), &table)
+                };
             }
             #[unroll]
             for r in 0..rows {

@@ -2,10 +2,11 @@
 
 use qpipe_codecs::{OutlierThreshold, Rounding};
 use qpipe_kernels::{
-    Dtype, Int8Weight, MOST_ROWS, dequantize_int8, join_int8, multiply_int8, quantize_activations, widen_int8,
+    Codes, Dtype, Gemm, Int8Weight, MOST_ROWS, Operands, cublaslt, dequantize_int8, gemm, join_int8,
+    multiply_int8, quantize_activations,
 };
 
-use super::{DTYPES, Draws, client, download, rounded, upload};
+use super::{DTYPES, Draws, client, download, rounded, timed, told, upload};
 
 fn rounding(dtype: Dtype) -> Rounding {
     [Rounding::None, Rounding::F16, Rounding::Bf16][dtype as usize]
@@ -15,7 +16,9 @@ fn rounding(dtype: Dtype) -> Rounding {
 fn llm_int8_is_the_codecs() {
     let Some(client) = client("llm_int8_is_the_codecs") else { return };
     for dtype in DTYPES {
-        for [rows, out, inner] in [[1, 1, 16], [1, 33, 576], [3, 64, 2048], [8, 100, 4096], [40, 48, 576]] {
+        for [rows, out, inner] in
+            [[1, 1, 16], [1, 33, 576], [3, 64, 2048], [8, 100, 4096], [40, 48, 576], [513, 64, 2048]]
+        {
             for threshold in [OutlierThreshold::Off, OutlierThreshold::AtLeast(6.0)] {
                 let mut draws = Draws((rows * out) as u64);
                 let mut x: Vec<f32> = (0..rows * inner).map(|_| draws.normal()).collect();
@@ -40,41 +43,38 @@ fn llm_int8_is_the_codecs() {
                 let (codes_on, scb_on) =
                     (client.create_from_slice(&bytes), upload(&client, &scb, Dtype::F32));
                 let weight = Int8Weight { codes: &codes_on, scb: &scb_on, out, inner };
-                let (limit, outliers) = match threshold {
-                    OutlierThreshold::Off => (f32::INFINITY, false),
-                    OutlierThreshold::AtLeast(limit) => (limit, true),
+                let limit = match threshold {
+                    OutlierThreshold::Off => None,
+                    OutlierThreshold::AtLeast(limit) => Some(limit),
                 };
-                let given = quantize_activations(&client, &on, [rows, inner], limit, dtype).unwrap();
+                // many rows once without the library, too
+                let is_narrow = rows > MOST_ROWS && rows != 40;
+                let form = if is_narrow { Codes::Byte } else { Codes::Half };
+                let given = quantize_activations(&client, &on, [rows, inner], limit, dtype, form).unwrap();
                 let of_codec = qpipe_codecs::quantize_activations(&x, rows, inner, threshold).unwrap();
                 let case = format!("{dtype:?} {rows}x{out}x{inner} {threshold:?}");
                 assert_eq!(download(&client, &given.sca, rows, Dtype::F32), of_codec.sca, "scales, {case}");
-                let codes_of_x = download(&client, &given.codes, rows * inner, Dtype::F16);
+                let codes_of_x: Vec<f32> = if is_narrow {
+                    let bytes = client.read_one(given.codes.clone()).unwrap();
+                    bytes.iter().map(|code| f32::from(code.cast_signed())).collect()
+                } else {
+                    download(&client, &given.codes, rows * inner, Dtype::F16)
+                };
                 let differ: Vec<(usize, f32, i8, f32)> = (0..rows * inner)
                     .filter(|i| codes_of_x[*i].to_bits() != (f32::from(of_codec.codes[*i]) + 0.0).to_bits())
                     .map(|i| (i, codes_of_x[i], of_codec.codes[i], x[i]))
                     .collect();
                 assert_eq!(differ, [], "codes, {case}");
-                let y = if rows <= MOST_ROWS {
-                    multiply_int8(&client, &given, weight, outliers, dtype, Dtype::F32).unwrap()
+                let y = if is_narrow {
+                    if let Err(error) = cublaslt() {
+                        eprintln!("skipped: {case}: {error}");
+                        continue;
+                    }
+                    let shape = Gemm::linear([rows, out, inner], Operands::Int8);
+                    let sums = gemm(&client, &given.codes, &codes_on, shape).unwrap();
+                    join_int8(&client, &sums, &given, weight, dtype, Dtype::F32)
                 } else {
-                    // the products on tensor cores, here on the host
-                    let dot = |a: &[f32], b: &[f32]| -> Vec<f32> {
-                        let row = |of: &[f32], i: usize| of[i * inner..][..inner].to_vec();
-                        let pair = |i: usize| (row(a, i / out), row(b, i % out));
-                        (0..rows * out)
-                            .map(|i| {
-                                let (a, b) = pair(i);
-                                a.iter().zip(&b).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32
-                            })
-                            .collect()
-                    };
-                    let len = out * inner;
-                    let wide = download(&client, &widen_int8(&client, weight), len, Dtype::F16);
-                    let restored = download(&client, &dequantize_int8(&client, weight, dtype), len, dtype);
-                    let sums = dot(&download(&client, &given.codes, rows * inner, Dtype::F16), &wide);
-                    let apart = dot(&download(&client, &given.outliers, rows * inner, dtype), &restored);
-                    let parts = [&upload(&client, &sums, Dtype::F32), &upload(&client, &apart, Dtype::F32)];
-                    join_int8(&client, parts, &given, weight, outliers, dtype, Dtype::F32)
+                    multiply_int8(&client, &given, weight, dtype, Dtype::F32).unwrap()
                 };
                 let y = download(&client, &y, rows * out, Dtype::F32);
                 for (i, (got, expected)) in y.iter().zip(&expected).enumerate() {
@@ -113,5 +113,83 @@ fn restored_int8_weights_are_the_codecs() {
         let expected = rounded(&expected, dtype);
         let wrong = (0..got.len()).find(|i| got[*i].to_bits() != expected[*i].to_bits());
         assert_eq!(wrong.map(|i| (i, got[i], expected[i])), None, "{dtype:?}");
+    }
+}
+
+/// A row with a value that is not finite and not an outlier gives NaN, as on the CPU; others are as they were.
+#[test]
+fn what_is_not_finite_gives_nan() {
+    let Some(client) = client("what_is_not_finite_gives_nan") else { return };
+    let (out, inner) = (8, 64);
+    let codes = client.create_from_slice(&vec![3; out * inner]);
+    let scb = upload(&client, &vec![1.0; out], Dtype::F32);
+    let weight = Int8Weight { codes: &codes, scb: &scb, out, inner };
+    for rows in [2, 12] {
+        for (bad, threshold) in [(f32::NAN, None), (f32::NAN, Some(6.0)), (f32::INFINITY, None), (1e30, None)]
+        {
+            if rows > MOST_ROWS && cublaslt().is_err() {
+                eprintln!("skipped: {rows} rows without cuBLASLt");
+                continue;
+            }
+            let mut x = vec![0.5; rows * inner];
+            x[inner + 3] = bad;
+            let on = upload(&client, &x, Dtype::F32);
+            let form = if rows > MOST_ROWS { Codes::Byte } else { Codes::Half };
+            let given =
+                quantize_activations(&client, &on, [rows, inner], threshold, Dtype::F32, form).unwrap();
+            let y = if rows > MOST_ROWS {
+                let shape = Gemm::linear([rows, out, inner], Operands::Int8);
+                let sums = gemm(&client, &given.codes, &codes, shape).unwrap();
+                join_int8(&client, &sums, &given, weight, Dtype::F32, Dtype::F32)
+            } else {
+                multiply_int8(&client, &given, weight, Dtype::F32, Dtype::F32).unwrap()
+            };
+            let y = download(&client, &y, rows * out, Dtype::F32);
+            let is_nan: Vec<bool> = y.chunks(out).map(|row| row.iter().all(|v| v.is_nan())).collect();
+            let expected: Vec<bool> = (0..rows).map(|row| row == 1).collect();
+            assert_eq!(is_nan, expected, "{bad} {threshold:?} {rows}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "measures"]
+fn int8_figures() {
+    let Some(client) = client("int8_figures") else { return };
+    let (out, inner) = (14336, 4096);
+    let mut draws = Draws(3);
+    let some: Vec<u8> = (0..1 << 20).map(|_| ((draws.normal() * 40.0) as i8).cast_unsigned()).collect();
+    let copies = 7;
+    let codes: Vec<_> = (0..copies)
+        .map(|_| {
+            client.create_from_slice(&some.iter().copied().cycle().take(out * inner).collect::<Vec<_>>())
+        })
+        .collect();
+    let scb = upload(&client, &vec![1.0; out], Dtype::F32);
+    for rows in [1, 8, 512] {
+        let mut x: Vec<f32> = (0..rows * inner).map(|_| draws.normal()).collect();
+        x.iter_mut().skip(5).step_by(inner).for_each(|v| *v *= 30.0);
+        let on = upload(&client, &x, Dtype::Bf16);
+        for threshold in [None, Some(6.0)] {
+            let t = timed(&client, copies, |i| {
+                let weight = Int8Weight { codes: &codes[i], scb: &scb, out, inner };
+                let form = if rows > MOST_ROWS { Codes::Byte } else { Codes::Half };
+                let given =
+                    quantize_activations(&client, &on, [rows, inner], threshold, Dtype::Bf16, form).unwrap();
+                if rows > MOST_ROWS {
+                    let sums = gemm(
+                        &client,
+                        &given.codes,
+                        &codes[i],
+                        Gemm::linear([rows, out, inner], Operands::Int8),
+                    )
+                    .unwrap();
+                    drop(join_int8(&client, &sums, &given, weight, Dtype::Bf16, Dtype::Bf16));
+                } else {
+                    drop(multiply_int8(&client, &given, weight, Dtype::Bf16, Dtype::Bf16).unwrap());
+                }
+            });
+            told(&format!("LLM.int8 {rows}x{out}x{inner} {threshold:?}"), t, out * inner);
+        }
     }
 }

@@ -7,6 +7,7 @@
 )]
 #![expect(clippy::print_stderr, reason = "figures and what is skipped")]
 
+mod blas;
 mod int8;
 mod layer;
 
@@ -17,7 +18,9 @@ use cubecl::client::Client;
 use cubecl::server::Handle;
 use half::{bf16, f16};
 use qpipe_codecs::{BlockSize, FourBit, Rounding};
-use qpipe_kernels::{Dtype, Format4, Packed4, Tiling, dequantize4, multiply4, multiply4_tiled, quantize4};
+use qpipe_kernels::{
+    Dtype, Format4, Packed4, Tiling, dequantize4, multiply4, multiply4_batch, multiply4_tiled, quantize4,
+};
 
 /// The first CUDA device, or `None` after saying what is skipped.
 fn client(test: &str) -> Option<Client> {
@@ -203,10 +206,15 @@ fn products_are_those_of_the_restored_weights() {
                         let x: Vec<f32> = (0..rows * inner).map(|_| draws.normal()).collect();
                         let x = rounded(&x, dtype);
                         let shape = [rows, out, inner];
-                        let y = multiply4(&client, &upload(&client, &x, dtype), &packed, shape, dtype, dtype)
-                            .unwrap();
-                        let y = download(&client, &y, rows * out, dtype);
-                        for (i, got) in y.iter().enumerate() {
+                        let on = upload(&client, &x, dtype);
+                        let products = [false, true].map(|pairs| {
+                            let tiling = Tiling { pairs, ..Tiling::of(shape) };
+                            let y =
+                                multiply4_tiled(&client, &on, &packed, shape, [dtype; 2], tiling).unwrap();
+                            download(&client, &y, rows * out, dtype)
+                        });
+                        assert_eq!(products[0], products[1], "one by one and in pairs");
+                        for (i, got) in products[0].iter().enumerate() {
                             let (row, column) = (i / out, i % out);
                             let pairs =
                                 || x[row * inner..][..inner].iter().zip(&restored[column * inner..][..inner]);
@@ -220,6 +228,48 @@ fn products_are_those_of_the_restored_weights() {
                                 "{kind} {block} {dtype:?} {shape:?} {i}: {got} {exact}"
                             );
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_a_batch_are_those_of_the_rounded_levels() {
+    let Some(client) = client("products_of_a_batch_are_those_of_the_rounded_levels") else { return };
+    for (out, inner) in [(1, 64), (33, 576), (1536, 576), (576, 1536), (7, 4096)] {
+        for kind in FourBit::ALL {
+            for (block, dtype) in
+                [(64, Dtype::Bf16), (64, Dtype::F16), (4096, Dtype::Bf16), (128, Dtype::F16)]
+            {
+                let format = format(kind, block);
+                let w = weights(out * inner, kind);
+                let packed =
+                    quantize4(&client, &upload(&client, &w, Dtype::F32), w.len(), Dtype::F32, format);
+                let stored = qpipe_codecs::quantize4(kind, &w, format.block).unwrap();
+                let levels = rounded(kind.levels(), dtype);
+                let restored: Vec<f64> = (0..w.len())
+                    .map(|i| {
+                        let code = stored.packed[i / 2] >> (4 * (1 - i % 2)) & 15;
+                        f64::from(levels[usize::from(code)]) * f64::from(stored.absmax[i / block as usize])
+                    })
+                    .collect();
+                for rows in [1, 7, 8, 16, 27, 33, 64] {
+                    let x = rounded(&weights(rows * inner, kind), dtype);
+                    let shape = [rows, out, inner];
+                    let on = upload(&client, &x, dtype);
+                    let y = multiply4_batch(&client, &on, &packed, shape, dtype, dtype).unwrap();
+                    for (i, got) in download(&client, &y, rows * out, dtype).iter().enumerate() {
+                        let (row, column) = (i / out, i % out);
+                        let pairs =
+                            || x[row * inner..][..inner].iter().zip(&restored[column * inner..][..inner]);
+                        let exact: f64 = pairs().map(|(a, b)| f64::from(*a) * b).sum();
+                        let scale: f64 = pairs().map(|(a, b)| (f64::from(*a) * b).abs()).sum();
+                        let half_ulp = [0.0, 2f64.powi(-11), 2f64.powi(-8)][dtype as usize];
+                        let allowed = exact.abs() * half_ulp + scale * 2e-6 + 1e-7;
+                        let error = (f64::from(*got) - exact).abs();
+                        assert!(error <= allowed, "{kind} {block} {dtype:?} {shape:?} {i}: {got} {exact}");
                     }
                 }
             }
@@ -290,6 +340,14 @@ fn figures() {
             });
             told(&format!("nf4 product {rows}x{out}x{inner}"), t, stored);
         }
+        for rows in [1, 2, 4, 8, 16, 32, 64] {
+            let x = upload(&client, &weights(rows * inner, FourBit::Nf4), Dtype::Bf16);
+            let shape = [rows, out, inner];
+            let t = timed(&client, copies, |i| {
+                drop(multiply4_batch(&client, &x, &packed[i], shape, Dtype::Bf16, Dtype::Bf16).unwrap());
+            });
+            told(&format!("nf4 product of a batch {rows}x{out}x{inner}"), t, stored);
+        }
     }
 }
 
@@ -308,8 +366,8 @@ fn tilings() {
         for rows in [1, 2, 4, 8] {
             let x = upload(&client, &weights(rows * inner, FourBit::Nf4), Dtype::Bf16);
             for outputs in [1, 2, 4] {
-                for split in [1, 2, 4, 8] {
-                    let (shape, tiling) = ([rows, out, inner], Tiling { outputs, split });
+                for (split, pairs) in [(1, false), (2, false), (1, true), (2, true), (4, true)] {
+                    let (shape, tiling) = ([rows, out, inner], Tiling { outputs, split, pairs });
                     let t = timed(&client, copies, |i| {
                         drop(
                             multiply4_tiled(&client, &x, &packed[i], shape, [Dtype::Bf16; 2], tiling)
