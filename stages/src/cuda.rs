@@ -12,6 +12,15 @@ pub struct Cuda {
     pub version: (u32, u32),
     /// By ordinal.
     pub devices: Vec<CudaDevice>,
+    /// What computes products of many rows, or why burn's own kernels do, which takes some three times as long.
+    pub cublaslt: Result<CublasLt, String>,
+}
+
+/// NVIDIA's library of matrix products.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CublasLt {
+    pub version: String,
+    pub path: std::path::PathBuf,
 }
 
 /// A CUDA device, as the driver describes it.

@@ -64,9 +64,24 @@ impl ComputeDevice {
         match self {
             // `loops-N` and `kernels-N` rise when one takes its sums in another order
             Self::Cpu => "burn-flex-0.22.1/loops-2/f32",
-            Self::Cuda(_) => "burn-cuda-0.22.1/kernels-1/f32",
+            Self::Cuda(_) => cuda_numerics(),
         }
     }
+}
+
+/// Products of many rows are cuBLASLt's, whose versions differ in their sums, or burn's where there is none.
+#[cfg(feature = "cuda")]
+fn cuda_numerics() -> &'static str {
+    static NUMERICS: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    NUMERICS.get_or_init(|| match qpipe_kernels::cublaslt() {
+        Ok((version, _)) => format!("burn-cuda-0.22.1/kernels-2/cublaslt-{version}/f32"),
+        Err(_) => "burn-cuda-0.22.1/kernels-2/f32".to_owned(),
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_numerics() -> &'static str {
+    unreachable!("`resolve` gives no CUDA device in a build without the feature")
 }
 
 /// As a manifest names it.

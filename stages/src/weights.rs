@@ -124,6 +124,24 @@ impl Reader<'_> {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Reader<'_> {
+    /// A dense matrix as it is stored, uploaded from the mapped file.
+    fn matrix_on_cuda(&self, name: &str) -> Result<Option<Matrix>, StageError> {
+        let module = self.module(name)?;
+        let (&[rows, columns], Encoding::Dense) = (module.shape.as_slice(), module.encoding) else {
+            return Ok(None);
+        };
+        let tensor = module.part("weight")?;
+        let bytes = self.blobs.bytes(tensor)?;
+        let view =
+            qpipe_formats::TensorView { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes: &bytes };
+        let compute = self.model.compute_dtype;
+        let matrix = crate::model::dense_on_cuda(&view, [rows, columns], compute, &self.device);
+        Ok(matrix.map(Matrix::from))
+    }
+}
+
 impl Weights for Reader<'_> {
     type Error = StageError;
 
@@ -133,6 +151,12 @@ impl Weights for Reader<'_> {
     }
 
     fn matrix(&mut self, module: &str) -> Result<Matrix, StageError> {
+        #[cfg(feature = "cuda")]
+        if self.place == Place::Cuda
+            && let Some(matrix) = self.matrix_on_cuda(module)?
+        {
+            return Ok(matrix);
+        }
         let (values, shape) = self.dense(module)?;
         Ok(match self.place {
             Place::Host => Matrix::Host { values: values.into(), shape },
@@ -143,6 +167,25 @@ impl Weights for Reader<'_> {
                 Tensor::from_data(TensorData::new(values, shape), options).into()
             }
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn joined(&mut self, names: &[String]) -> Result<Option<Linear>, StageError> {
+        if self.place != Place::Cuda {
+            return Ok(None);
+        }
+        let modules = names.iter().map(|name| self.module(name).cloned()).collect::<Result<Vec<_>, _>>()?;
+        if modules.iter().all(|module| module.encoding == Encoding::Dense) {
+            let parts = names.iter().map(|name| self.matrix(name)).collect::<Result<Vec<_>, _>>()?;
+            return Ok(Matrix::joined(parts).map(Linear::Dense));
+        }
+        if modules.iter().any(|module| module.encoding == Encoding::Dense) {
+            return Ok(None);
+        }
+        let weights = names.iter().zip(&modules).map(|(name, module)| packed(&self.blobs, name, module));
+        let weights = weights.collect::<Result<Vec<_>, _>>()?;
+        let joined = Resident::upload_joined(&weights, &self.device);
+        Ok(joined.map(|weight| Linear::Resident(weight.into())))
     }
 
     fn linear(&mut self, name: &str) -> Result<Linear, StageError> {

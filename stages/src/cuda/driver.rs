@@ -5,7 +5,7 @@
 use cudarc::driver::result::device;
 use cudarc::driver::{CudaContext, DriverError, sys};
 
-use super::{Cuda, CudaAbsence, CudaDevice, NO_DEVICE};
+use super::{CublasLt, Cuda, CudaAbsence, CudaDevice, NO_DEVICE};
 use crate::machine;
 
 pub(super) fn count() -> Result<usize, CudaAbsence> {
@@ -24,7 +24,10 @@ pub(super) fn count() -> Result<usize, CudaAbsence> {
 pub(super) fn describe(count: usize) -> Result<Cuda, CudaAbsence> {
     let cuda = || -> Result<Cuda, DriverError> {
         let devices = (0..count).map(describe_one).collect::<Result<_, _>>()?;
-        Ok(Cuda { version: version()?, devices })
+        let cublaslt = qpipe_kernels::cublaslt();
+        let cublaslt =
+            cublaslt.map(|(version, path)| CublasLt { version, path }).map_err(|why| why.to_string());
+        Ok(Cuda { version: version()?, devices, cublaslt })
     };
     cuda().map_err(|error| absence(name(error)))
 }

@@ -6,6 +6,8 @@ use burn::tensor::{Tensor, TensorData, activation};
 use super::cache::LayerCache;
 use super::compute::ComputeDtype;
 use super::host::{self, Grouped};
+#[cfg(feature = "cuda")]
+use super::on_cuda::Projected;
 use super::ops::{Place, Rope, host_values};
 
 /// Queries handled at once on a device: scores take `[batch · kv heads, group · block, keys]`.
@@ -44,7 +46,7 @@ impl Attention<'_> {
         match self.place {
             Place::Host => self.on_host(q, [k, v], cache),
             #[cfg(feature = "cuda")]
-            Place::Cuda => self.on_cuda([q, k, v], cache.as_deref()),
+            Place::Cuda => self.on_cuda(Projected::Apart([q, k, v]), cache.as_deref()),
             Place::Device => {
                 let shape = [self.batch * self.kv_heads, self.seq, self.dim];
                 let k = self.rope.apply(self.split(k, self.kv_heads), self.start);
@@ -93,15 +95,17 @@ impl Attention<'_> {
         Tensor::from_data(TensorData::new(out, shape), &device)
     }
 
+    /// The same in our kernels.
     #[cfg(feature = "cuda")]
-    fn on_cuda(&self, given: [Tensor<2>; 3], cache: Option<&LayerCache>) -> Tensor<2> {
+    pub(super) fn on_cuda(&self, given: Projected, cache: Option<&LayerCache>) -> Tensor<2> {
         let (keys, values) = match cache {
             Some(LayerCache::Device { keys, values }) => (keys.clone(), values.clone()),
             Some(LayerCache::Host { .. }) => unreachable!("a model's caches are where the model is"),
             None => {
                 let shape = [self.batch * self.kv_heads, self.start + self.seq, self.dim];
-                let options = (&given[0].device(), given[0].dtype());
-                (Tensor::empty(shape, options), Tensor::empty(shape, options))
+                let dtype = super::on_cuda::stored(self.compute);
+                let empty = || Tensor::empty(shape, (&self.rope.table().device(), dtype));
+                (empty(), empty())
             }
         };
         let Some(start) = self.start_on_cuda else { unreachable!("a pass on CUDA has its start there") };

@@ -68,6 +68,18 @@ impl KvCache {
         self.capacity - self.len
     }
 
+    /// The cache of no model.
+    #[cfg(feature = "cuda")]
+    pub(super) fn nothing() -> Self {
+        Self { layers: Vec::new(), kv_heads: 0, dim: 0, len: 0, capacity: 0 }
+    }
+
+    /// Tokens of each sequence that there is room for.
+    #[cfg(feature = "cuda")]
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Bytes that such a cache will hold, at the most.
     pub fn bytes_for(config: &LlamaConfig, batch: usize, capacity: usize) -> u64 {
         let positions = (batch * capacity) as u64 * (config.num_key_value_heads * config.head_dim) as u64;

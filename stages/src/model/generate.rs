@@ -18,6 +18,8 @@ pub struct Decoder<'a> {
     steps: u64,
     /// The next token of each sequence.
     next: Vec<u32>,
+    #[cfg(feature = "cuda")]
+    on_cuda: Option<super::on_cuda::stepper::Stepper>,
 }
 
 impl<'a> Decoder<'a> {
@@ -30,10 +32,35 @@ impl<'a> Decoder<'a> {
     /// Like [`Self::start`], picking tokens in another way; `first` is the first sequence's number.
     pub fn picking(model: &'a Llama, prompts: &[Vec<u32>], room: usize, pick: Pick, first: u64) -> Self {
         let (batch, length) = (prompts.len(), prompts.first().map_or(0, Vec::len));
+        #[cfg(not(feature = "cuda"))]
         let cache = model.cache(batch, length + room);
-        let mut decoder = Self { model, cache, pick, first, steps: 0, next: Vec::new() };
+        #[cfg(feature = "cuda")]
+        let (cache, kept) = model.cache_with_steps(batch, length + room);
+        let mut decoder = Self {
+            model,
+            cache,
+            pick,
+            first,
+            steps: 0,
+            next: Vec::new(),
+            #[cfg(feature = "cuda")]
+            on_cuda: None,
+        };
         let ids = prompts.iter().flatten().map(|id| i64::from(*id)).collect();
-        decoder.feed(ids, [batch, length]);
+        let logits = decoder.logits_after(ids, [batch, length]);
+        #[cfg(feature = "cuda")]
+        if model.is_on_cuda() {
+            decoder.on_cuda = match kept {
+                Some(mut stepper) => {
+                    stepper.restart(logits, length);
+                    Some(stepper)
+                }
+                None => super::on_cuda::stepper::Stepper::new(logits, length, &model.device),
+            };
+            decoder.pick_on_cuda();
+            return decoder;
+        }
+        decoder.pick(&host_values(logits));
         decoder
     }
 
@@ -44,9 +71,16 @@ impl<'a> Decoder<'a> {
 
     /// Feeds the chosen tokens and picks the following ones.
     pub fn step(&mut self) {
+        #[cfg(feature = "cuda")]
+        if let Some(stepper) = &mut self.on_cuda {
+            stepper.step(self.model, &mut self.cache);
+            self.pick_on_cuda();
+            return;
+        }
         let ids: Vec<i64> = self.next.iter().map(|id| i64::from(*id)).collect();
         let batch = ids.len();
-        self.feed(ids, [batch, 1]);
+        let logits = self.logits_after(ids, [batch, 1]);
+        self.pick(&host_values(logits));
     }
 
     /// Bytes of the cache.
@@ -54,17 +88,51 @@ impl<'a> Decoder<'a> {
         self.cache.bytes()
     }
 
-    /// Runs `ids` `[batch, seq]` and picks a token after each sequence's last position.
-    fn feed(&mut self, ids: Vec<i64>, [batch, seq]: [usize; 2]) {
+    /// Whether steps are replays of a recorded CUDA graph.
+    pub fn is_recorded(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.on_cuda.as_ref().is_some_and(super::on_cuda::stepper::Stepper::is_recorded);
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
+    /// Runs `ids` `[batch, seq]`: logits `[batch, vocabulary]` after each sequence's last position.
+    fn logits_after(&mut self, ids: Vec<i64>, [batch, seq]: [usize; 2]) -> Tensor<2> {
         let model = self.model;
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, seq]), &model.device);
         let hidden = model.hidden(tokens, Some(&mut self.cache));
         let width = hidden.dims()[1];
-        let last = hidden.reshape([batch, seq, width]).narrow(1, seq - 1, 1).reshape([batch, width]);
-        let logits = host_values(model.logits(last));
-        let rows = logits.chunks(model.config.vocab_size).zip(self.first..);
+        model.logits(hidden.reshape([batch, seq, width]).narrow(1, seq - 1, 1).reshape([batch, width]))
+    }
+
+    fn pick(&mut self, logits: &[f32]) {
+        let rows = logits.chunks(self.model.config.vocab_size).zip(self.first..);
         self.next = rows.map(|(row, sequence)| self.pick.token(row, sequence, self.steps)).collect();
         self.steps += 1;
+    }
+
+    /// Reads back what the device picked, or has it go on with what is drawn from its logits.
+    #[cfg(feature = "cuda")]
+    fn pick_on_cuda(&mut self) {
+        let Some(stepper) = self.on_cuda.take() else { return };
+        if self.pick == Pick::Greedy {
+            self.next = stepper.tokens();
+            self.steps += 1;
+        } else {
+            self.pick(&stepper.logits());
+            stepper.choose(&self.next);
+        }
+        self.on_cuda = Some(stepper);
+    }
+}
+
+/// What was recorded is the model's, for the next batch.
+#[cfg(feature = "cuda")]
+impl Drop for Decoder<'_> {
+    fn drop(&mut self) {
+        if let Some(stepper) = self.on_cuda.take() {
+            self.model.keep_steps(std::mem::replace(&mut self.cache, KvCache::nothing()), stepper);
+        }
     }
 }
 

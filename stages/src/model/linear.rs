@@ -226,6 +226,17 @@ impl Matrix {
         }
     }
 
+    /// Matrices of one width on a device as one, the rows of each after those of the one before.
+    #[cfg(feature = "cuda")]
+    pub fn joined(parts: Vec<Self>) -> Option<Self> {
+        let tensor = |part| match part {
+            Self::Tensor(tensor) => Some(tensor),
+            Self::Host { .. } => None,
+        };
+        let parts = parts.into_iter().map(tensor).collect::<Option<Vec<_>>>()?;
+        Some(Self::Tensor(Tensor::cat(parts, 0)))
+    }
+
     /// The rows that `picked` `[n]` names, `[n, columns]`.
     pub(super) fn select(&self, picked: Tensor<1, Int>) -> Tensor<2> {
         match self {

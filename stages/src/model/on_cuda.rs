@@ -1,16 +1,23 @@
 //! What a CUDA device computes in kernels of our own ([`qpipe_kernels`]): burn's tensors in, burn's tensors out. Activations
-//! are in the compute dtype itself; sums are taken in f32. Products of many rows are burn's, by a fixed choice of kernel:
-//! trying all of them out takes half a minute for every new model.
+//! are in the compute dtype itself; sums are taken in f32.
 
 use burn::tensor::{DType, Device, FloatDType, Int, Shape, Tensor};
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice, kernel};
+use cubecl::bytes::Bytes;
 use cubecl::client::Client;
 use cubecl::server::Handle;
+use half::{bf16, f16};
 use qpipe_codecs::OutlierThreshold;
-use qpipe_formats::LlamaConfig;
-use qpipe_kernels::{Cache, Dtype, Format4, Heads, KernelError, MOST_ROWS, Packed4, SCORES};
+use qpipe_formats::{DType as StoredDtype, LlamaConfig, TensorView};
+use qpipe_kernels::{
+    Cache, Codes, Dtype, Format4, Gemm, Heads, KernelError, MOST_BATCH_ROWS, MOST_ROWS, Operands, Packed4,
+    SCORES,
+};
+use rayon::prelude::*;
+
+pub(super) mod stepper;
 
 use super::compute::ComputeDtype;
 use super::linear::Int8Product;
@@ -66,6 +73,13 @@ impl Gpu {
         Self { client: tensor.client.clone(), device: tensor.device.clone() }
     }
 
+    /// Bytes in the device's memory, by way of memory that it copies from by itself.
+    fn upload(&self, bytes: Vec<u8>) -> Handle {
+        let mut bytes = Bytes::from_bytes_vec(bytes);
+        self.client.staging(std::iter::once(&mut bytes), false);
+        self.client.create(bytes)
+    }
+
     /// A handle as a tensor of its own.
     fn tensor<const D: usize>(&self, handle: Handle, shape: [usize; D], dtype: DType) -> Tensor<D> {
         let (client, device) = (self.client.clone(), self.device.clone());
@@ -99,22 +113,58 @@ fn handled<T>(result: Result<T, KernelError>) -> T {
     }
 }
 
-/// `x · Wᵀ`: `[rows, inner]` and `[out, inner]` of one dtype → `[rows, out]` of `result`.
+/// Values in the device's memory, in the compute dtype. What is exact in it is widened there.
+pub(crate) fn dense<const D: usize>(
+    view: &TensorView<'_>,
+    shape: [usize; D],
+    compute: ComputeDtype,
+    device: &Device,
+) -> Option<Tensor<D>> {
+    let gpu = Gpu::of(device)?;
+    let from = match view.dtype {
+        StoredDtype::F32 => DType::F32,
+        StoredDtype::F16 => DType::F16,
+        StoredDtype::BF16 => DType::BF16,
+        _ => return None,
+    };
+    let to = stored(compute);
+    if from == to || to == DType::F32 {
+        let tensor = gpu.tensor(gpu.upload(view.bytes.to_vec()), shape, from);
+        return Some(if from == to { tensor } else { tensor.cast(float(compute)) });
+    }
+    let mut values = qpipe_formats::to_f32(view);
+    qpipe_codecs::round_slice(&mut values, compute.rounding());
+    let bytes: Vec<u8> = match compute {
+        ComputeDtype::F32 => return None,
+        ComputeDtype::F16 => values.par_iter().flat_map_iter(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        ComputeDtype::Bf16 => values.par_iter().flat_map_iter(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+    };
+    Some(gpu.tensor(gpu.upload(bytes), shape, to))
+}
+
+/// `x · Wᵀ`: `[rows, inner]` and `[out, inner]` of one dtype → `[rows, out]` of `result`. Few rows are our kernel's, many are
+/// cuBLASLt's, and burn's where that is not installed, by a fixed choice of kernel.
 pub(super) fn multiply(x: Tensor<2>, weight: Tensor<2>, result: ComputeDtype) -> Tensor<2> {
     let ([rows, inner], [out, _], dtype) = (x.dims(), weight.dims(), stored(result));
-    if (1..=MOST_ROWS).contains(&rows) {
-        let (x, weight) = (buffer(x.clone()), buffer(weight.clone()));
-        let (from, to) = (kernel_dtype(x.dtype), kernel_dtype(dtype));
-        let shape = [rows, out, inner];
-        let y = qpipe_kernels::multiply_dense(&x.client, &x.handle, &weight.handle, shape, from, to);
-        if let Ok(y) = y {
-            return Gpu::of_tensor(&x).tensor(y, [rows, out], dtype);
-        }
+    if rows == 0 {
+        return Tensor::empty([0, out], (&x.device(), dtype));
     }
-    let (lhs, rhs) = (primitive(x.clone()), primitive(weight.clone().transpose()));
-    match matmul(lhs, rhs, None, MatmulStrategy::Cube, dtype) {
+    let (x, weight) = (buffer(x), buffer(weight));
+    let (gpu, shape) = (Gpu::of_tensor(&x), [rows, out, inner]);
+    let (from, to) = (kernel_dtype(x.dtype), kernel_dtype(dtype));
+    if rows <= MOST_ROWS
+        && let Ok(y) = qpipe_kernels::multiply_dense(&x.client, &x.handle, &weight.handle, shape, from, to)
+    {
+        return gpu.tensor(y, [rows, out], dtype);
+    }
+    let product = Gemm::linear(shape, Operands::Float(from, to));
+    if let Ok(y) = qpipe_kernels::gemm(&x.client, &x.handle, &weight.handle, product) {
+        return gpu.tensor(y, [rows, out], dtype);
+    }
+    let weight = primitive(Tensor::<2>::from_primitive::<CubeBackend>(weight).transpose());
+    match matmul(x, weight, None, MatmulStrategy::Cube, dtype) {
         Ok(y) => Tensor::from_primitive::<CubeBackend>(y),
-        Err(_) => x.matmul(weight.transpose()).cast(float(result)),
+        Err(error) => panic!("burn has no product of {shape:?} on this device: {error:?}"),
     }
 }
 
@@ -148,11 +198,24 @@ pub(super) fn rms_norm(x: Tensor<2>, y: Option<Tensor<2>>, weight: &Tensor<1>, e
 
 /// `silu(gate) · up`.
 pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    let shape = gate.dims();
+    let [_, width] = gate.dims();
     let (gate, up) = (buffer(gate), buffer(up));
-    let len = shape.iter().product();
-    let made = qpipe_kernels::swiglu(&gate.client, &gate.handle, &up.handle, len, kernel_dtype(gate.dtype));
-    Gpu::of_tensor(&gate).tensor(handled(made), shape, gate.dtype)
+    gated(&gate, &up.handle, width, width)
+}
+
+/// The same of a product's rows that hold a gate and then what it is multiplied with.
+pub(super) fn swiglu_joined(y: Tensor<2>) -> Tensor<2> {
+    let (y, [_, both]) = (buffer(y.clone()), y.dims());
+    let width = both / 2;
+    let up = y.handle.clone().offset_start((width * y.dtype.size()) as u64);
+    gated(&y, &up, width, both)
+}
+
+fn gated(gate: &CubeTensor, up: &Handle, width: usize, stride: usize) -> Tensor<2> {
+    let shape = [gate.meta.shape()[0], width];
+    let dtype = kernel_dtype(gate.dtype);
+    let made = qpipe_kernels::swiglu(&gate.client, &gate.handle, up, shape, stride, dtype);
+    Gpu::of_tensor(gate).tensor(handled(made), shape, gate.dtype)
 }
 
 /// The position of a pass's first token, where kernels read it.
@@ -167,27 +230,58 @@ impl Start {
     }
 }
 
-/// Rotates, stores and attends: queries `[batch · seq, heads · dim]`, keys and values `[batch · seq, kv heads · dim]`, over
-/// a cache `[batch · kv heads, capacity, dim]`, which is written in place. `table`: see [`super::ops::Rope`].
+/// Queries, keys and values as products gave them.
+pub(super) enum Projected {
+    /// `[batch · seq, heads · dim]`, and keys and values `[batch · seq, kv heads · dim]`.
+    Apart([Tensor<2>; 3]),
+    /// Side by side in rows of one tensor.
+    Joined(Tensor<2>),
+}
+
+/// Rotates, stores and attends over a cache `[batch · kv heads, capacity, dim]`, which is written in place. `table`: see
+/// [`super::ops::Rope`]. Gives `[batch · seq, heads · dim]`.
 pub(super) fn attend(
-    [q, k, v]: [Tensor<2>; 3],
+    given: Projected,
     cache: [&Tensor<3>; 2],
     table: &Tensor<2>,
     start: &Start,
     heads: Heads,
 ) -> Tensor<2> {
-    let shape = q.dims();
-    let [q, k, v] = [q, k, v].map(buffer);
+    let widths = [heads.heads * heads.dim, heads.kv_heads * heads.dim];
+    let (first, [q, k, v], strides) = match given {
+        Projected::Apart(parts) => {
+            let parts = parts.map(buffer);
+            let handles = parts.each_ref().map(|part| part.handle.clone());
+            let [q, _, _] = parts;
+            (q, handles, widths)
+        }
+        Projected::Joined(y) => {
+            let y = buffer(y);
+            let from = |at: usize| y.handle.clone().offset_start((at * y.dtype.size()) as u64);
+            let handles = [from(0), from(widths[0]), from(widths[0] + widths[1])];
+            (y, handles, [widths[0] + 2 * widths[1]; 2])
+        }
+    };
     let [keys, values] = cache.map(|tensor| primitive(tensor.clone()));
     let (positions, table) = (table.dims()[0], primitive(table.clone()));
-    let (client, dtype) = (&q.client, kernel_dtype(q.dtype));
+    let (client, dtype) = (&first.client, kernel_dtype(first.dtype));
     let cache = Cache { keys: &keys.handle, values: &values.handle };
     let table = (&table.handle, positions);
-    let given = [&q.handle, &k.handle, &v.handle];
-    let rotated =
-        handled(qpipe_kernels::rotate_and_store(client, given, cache, table, &start.0, heads, dtype));
+    let given = [&q, &k, &v];
+    let rotated = handled(qpipe_kernels::rotate_and_store(
+        client, given, strides, cache, table, &start.0, heads, dtype,
+    ));
     let mixed = handled(qpipe_kernels::attend(client, &rotated, cache, &start.0, heads, dtype));
-    Gpu::of_tensor(&q).tensor(mixed, shape, q.dtype)
+    Gpu::of_tensor(&first).tensor(mixed, [heads.batch * heads.seq, widths[0]], first.dtype)
+}
+
+/// The rows of an embedding `[vocabulary, hidden]` of tokens in the device's memory.
+pub(super) fn embed(table: &Tensor<2>, tokens: &Handle, rows: usize) -> Tensor<2> {
+    let [vocabulary, width] = table.dims();
+    let table = buffer(table.clone());
+    let dtype = kernel_dtype(table.dtype);
+    let made = qpipe_kernels::embed(&table.client, (&table.handle, vocabulary), tokens, [rows, width], dtype);
+    Gpu::of_tensor(&table).tensor(handled(made), [rows, width], table.dtype)
 }
 
 /// Scores of `targets` under logits `[targets, vocabulary]` in f32.
@@ -228,28 +322,26 @@ pub(super) fn int8(
             let restored = Gpu::of_tensor(&codes).tensor(restored, [out, inner], x.dtype());
             return Some(multiply(x.clone(), restored, result));
         }
-        Int8Product::LlmInt8(OutlierThreshold::Off) => f32::INFINITY,
-        Int8Product::LlmInt8(OutlierThreshold::AtLeast(limit)) => limit,
+        Int8Product::LlmInt8(OutlierThreshold::Off) => None,
+        Int8Product::LlmInt8(OutlierThreshold::AtLeast(limit)) => Some(limit),
     };
-    let has_outliers = threshold.is_finite();
     let given = buffer(x.clone());
     let (gpu, client) = (Gpu::of_tensor(&given), &given.client);
     let (dtype, to_dtype) = (kernel_dtype(given.dtype), kernel_dtype(to));
-    let shape = [rows, inner];
-    let x = qpipe_kernels::quantize_activations(client, &given.handle, shape, threshold, dtype).ok()?;
-    if rows <= MOST_ROWS {
-        let y = qpipe_kernels::multiply_int8(client, &x, stored, has_outliers, dtype, to_dtype).ok()?;
-        return Some(gpu.tensor(y, [rows, out], to));
-    }
-    let product = |x: &Handle, weight: Handle, dtype| {
-        let (x, weight) = (gpu.tensor(x.clone(), shape, dtype), gpu.tensor(weight, [out, inner], dtype));
-        buffer(multiply(x, weight, ComputeDtype::F32))
+    let quantized = |form| {
+        qpipe_kernels::quantize_activations(client, &given.handle, [rows, inner], threshold, dtype, form).ok()
     };
-    let sums = product(&x.codes, qpipe_kernels::widen_int8(client, stored), DType::F16);
-    let apart = has_outliers
-        .then(|| product(&x.outliers, qpipe_kernels::dequantize_int8(client, stored, dtype), given.dtype));
-    let parts = [&sums.handle, &apart.as_ref().unwrap_or(&sums).handle];
-    let y = qpipe_kernels::join_int8(client, parts, &x, stored, has_outliers, dtype, to_dtype);
+    if rows > MOST_ROWS {
+        let x = quantized(Codes::Byte)?;
+        let product = Gemm::linear([rows, out, inner], Operands::Int8);
+        if let Ok(sums) = qpipe_kernels::gemm(client, &x.codes, &codes.handle, product) {
+            let y = qpipe_kernels::join_int8(client, &sums, &x, stored, dtype, to_dtype);
+            return Some(gpu.tensor(y, [rows, out], to));
+        }
+    }
+    // few rows, and without cuBLASLt all; the sums are exact, so both give the same
+    let x = quantized(Codes::Half)?;
+    let y = qpipe_kernels::multiply_int8(client, &x, stored, dtype, to_dtype).ok()?;
     Some(gpu.tensor(y, [rows, out], to))
 }
 
@@ -267,31 +359,36 @@ pub(super) struct Four {
 }
 
 impl Four {
-    /// Uploads codes and absmax; `None` where the device is not a GPU of cubecl's.
+    /// Uploads codes and absmax of weights that stand one after the other; `None` where the device is not a GPU of cubecl's.
     pub(super) fn upload(
         format: Format4,
         len: usize,
-        codes: &[u8],
-        absmax: &[f32],
+        codes: &[&[u8]],
+        absmax: &[&[f32]],
         device: &Device,
     ) -> Option<Self> {
         let place = Gpu::of(device)?;
-        let mut padded = codes.to_vec();
+        let mut padded = codes.concat();
         // the kernels read whole units of 16 bytes
         padded.resize(len.div_ceil(32) * 16, 0);
-        let codes = place.client.create_from_slice(&padded);
-        let absmax = place.client.create_from_slice(bytemuck::cast_slice(absmax));
+        let codes = place.upload(padded);
+        let absmax = place.upload(bytemuck::cast_slice(&absmax.concat()).to_vec());
         Some(Self { packed: Packed4 { format, len, codes, absmax }, place })
     }
 
     /// `x`: `[rows, inner]` → `[rows, out]` of `result`.
     pub(super) fn forward(&self, x: Tensor<2>, [out, inner]: [usize; 2], result: ComputeDtype) -> Tensor<2> {
         let (rows, from, to) = (x.dims()[0], x.dtype(), stored(result));
-        if (1..=MOST_ROWS).contains(&rows) {
+        if (1..=MOST_BATCH_ROWS).contains(&rows) {
             let x = buffer(x.clone());
-            let (shape, dtypes) = ([rows, out, inner], (kernel_dtype(from), kernel_dtype(to)));
+            let (shape, (from, to_kernel)) = ([rows, out, inner], (kernel_dtype(from), kernel_dtype(to)));
             let client = &self.place.client;
-            let y = qpipe_kernels::multiply4(client, &x.handle, &self.packed, shape, dtypes.0, dtypes.1);
+            let given = (client, &x.handle, &self.packed);
+            let one_by_one = || qpipe_kernels::multiply4(given.0, given.1, given.2, shape, from, to_kernel);
+            let on_tensor_cores =
+                || qpipe_kernels::multiply4_batch(given.0, given.1, given.2, shape, from, to_kernel);
+            // as measured: tensor cores take no longer for 8 rows than for 1, and longer than the other way does for 2
+            let y = if rows <= 2 { one_by_one() } else { on_tensor_cores().or_else(|_| one_by_one()) };
             if let Ok(y) = y {
                 return self.place.tensor(y, [rows, out], to);
             }

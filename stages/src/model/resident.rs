@@ -29,26 +29,59 @@ enum Codes {
 impl Resident {
     /// Uploads a weight; gives it back where the device has no form of it.
     pub fn upload(weight: PackedWeight, device: &Device) -> Result<Self, PackedWeight> {
-        let (out, inner) = (weight.out, weight.inner);
-        let codes = match &weight.codes {
+        Self::upload_joined(std::slice::from_ref(&weight), device).ok_or(weight)
+    }
+
+    /// Uploads weights of one input as one, the outputs of each after those of the one before; `None` where the device has no
+    /// form of it, or their formats differ.
+    pub fn upload_joined(weights: &[PackedWeight], device: &Device) -> Option<Self> {
+        let first = weights.first()?;
+        let (out, inner) = (weights.iter().map(|weight| weight.out).sum(), first.inner);
+        if weights.iter().any(|weight| weight.inner != inner) {
+            return None;
+        }
+        let codes = match &first.codes {
             #[cfg(feature = "cuda")]
-            PackedCodes::Four { kind, block, packed, absmax } => {
+            PackedCodes::Four { kind, block, .. } => {
+                let part = |weight: &'_ PackedWeight| match &weight.codes {
+                    PackedCodes::Four { kind: k, block: b, .. } if (k, b) != (kind, block) => None,
+                    PackedCodes::Four { .. }
+                        if weight.out * inner % block.get() == 0 || weights.len() == 1 =>
+                    {
+                        Some(())
+                    }
+                    _ => None,
+                };
+                weights.iter().map(part).collect::<Option<Vec<()>>>()?;
+                let parts = weights.iter().filter_map(|weight| match &weight.codes {
+                    PackedCodes::Four { packed, absmax, .. } => Some((&**packed, &**absmax)),
+                    _ => None,
+                });
+                let (codes, absmax): (Vec<&[u8]>, Vec<&[f32]>) = parts.unzip();
                 let format = qpipe_kernels::Format4 { kind: *kind, block: *block };
-                super::on_cuda::Four::upload(format, out * inner, packed, absmax, device)
+                super::on_cuda::Four::upload(format, out * inner, &codes, &absmax, device)
                     .map(|four| Codes::Four(four.into()))
             }
-            PackedCodes::Int8 { codes, scb, product } => {
-                let codes = TensorData::new(as_i8(codes).to_vec(), [out, inner]);
-                let codes = Tensor::<2, Int>::from_data(codes, (device, DType::I8));
-                let scb = Tensor::from_data(TensorData::new(scb.clone(), [out]), device);
+            PackedCodes::Int8 { product, .. } => {
+                let (mut codes, mut scales) = (Vec::with_capacity(out * inner), Vec::with_capacity(out));
+                for weight in weights {
+                    let PackedCodes::Int8 { codes: some, scb, product: p } = &weight.codes else {
+                        return None;
+                    };
+                    if p != product {
+                        return None;
+                    }
+                    codes.extend_from_slice(as_i8(some));
+                    scales.extend_from_slice(scb);
+                }
+                let codes =
+                    Tensor::<2, Int>::from_data(TensorData::new(codes, [out, inner]), (device, DType::I8));
+                let scb = Tensor::from_data(TensorData::new(scales, [out]), device);
                 Some(Codes::Int8 { weight: Int8Weight { codes, scb }.into(), product: *product })
             }
             _ => None,
         };
-        match codes {
-            Some(codes) => Ok(Self { out, inner, codes }),
-            None => Err(weight),
-        }
+        codes.map(|codes| Self { out, inner, codes })
     }
 
     /// `x`: `[tokens, inner]` → `[tokens, out]`, not yet rounded; on CUDA in `result`.

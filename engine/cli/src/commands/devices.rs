@@ -1,7 +1,7 @@
 //! `qpipe devices`: what stages can compute on, which of it `auto` takes, and why there is no CUDA device.
 
 use qpipe_engine::record::Environment;
-use qpipe_stages::cuda::{self, Cuda, CudaAbsence};
+use qpipe_stages::cuda::{self, CublasLt, Cuda, CudaAbsence};
 use qpipe_stages::device::ComputeDevice;
 use serde_json::{Value, json};
 
@@ -73,6 +73,12 @@ impl Found {
             Ok(cuda) => format!("the NVIDIA driver knows CUDA {}", version(cuda.version)),
             Err(why) => format!("no CUDA device: {why}"),
         }];
+        lines.extend(self.cuda.iter().map(|cuda| match &cuda.cublaslt {
+            Ok(CublasLt { version, path }) => {
+                format!("products of many rows: cuBLASLt {version} ({})", path.display())
+            }
+            Err(why) => format!("products of many rows: burn's kernels, some three times slower; {why}"),
+        }));
         // a program without CUDA sees none, whatever the variable says
         let visible = self.visible.as_ref().filter(|_| self.cuda != Err(CudaAbsence::NotBuilt));
         lines.extend(visible.map(|ordinals| format!("{VISIBLE} is `{ordinals}`: other GPUs do not count")));
@@ -83,6 +89,10 @@ impl Found {
         let cuda = match &self.cuda {
             Ok(cuda) => json!({
                 "version": version(cuda.version),
+                "cublaslt": match &cuda.cublaslt {
+                    Ok(CublasLt { version, path }) => json!({ "version": version, "path": path }),
+                    Err(why) => json!({ "absence": why }),
+                },
                 "devices": cuda.devices.iter().enumerate().map(|(index, device)| json!({
                     "device": ComputeDevice::Cuda(index).to_string(),
                     "name": device.name,
@@ -135,7 +145,8 @@ mod tests {
             capability: (9, 0),
         };
         let shut = CudaDevice { free: None, ..device.clone() };
-        let cuda = Cuda { version: (13, 1), devices: vec![device, shut] };
+        let cublaslt = Ok(CublasLt { version: "13.1.0".into(), path: "libcublasLt.so.13".into() });
+        let cuda = Cuda { version: (13, 1), devices: vec![device, shut], cublaslt };
         let found = found(Ok(cuda), ComputeDevice::Cuda(0));
         let rows = found.rows();
         assert_eq!(rows[1][3..], ["1.5 GiB", "–", "–"]);
@@ -143,10 +154,12 @@ mod tests {
         assert_eq!(rows[3], ["cuda:1", "", "NVIDIA H100", "80.0 GiB", "–", "9.0"]);
         let remarks = found.remarks();
         assert_eq!(remarks[0], "the NVIDIA driver knows CUDA 13.1");
-        assert!(remarks[1].starts_with("CUDA_VISIBLE_DEVICES is `0`"));
+        assert_eq!(remarks[1], "products of many rows: cuBLASLt 13.1.0 (libcublasLt.so.13)");
+        assert!(remarks[2].starts_with("CUDA_VISIBLE_DEVICES is `0`"));
         let json = found.json();
         assert_eq!((&json["auto"], &json["cuda"]["version"]), (&json!("cuda:0"), &json!("13.1")));
         assert_eq!(json["cuda"]["devices"][1]["free_bytes"], Value::Null);
+        assert_eq!(json["cuda"]["cublaslt"]["version"], json!("13.1.0"));
     }
 
     #[test]
