@@ -11,6 +11,8 @@
 mod json;
 mod split;
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 use tokenizers::{Encoding, Token};
 
@@ -21,11 +23,11 @@ use crate::gguf::tokenizer::rebuild;
 pub(crate) use json::check_merge;
 use split::Splitter;
 
-/// A model's tokenizer. Cheap to share by reference between threads; loading one takes some 100 ms.
+/// A model's tokenizer. Threads may share it, and copies share its tables; reading one takes some 100 ms.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    splitter: Option<Splitter>,
+    inner: Arc<tokenizers::Tokenizer>,
+    splitter: Option<Arc<Splitter>>,
     bos: Option<u32>,
     eos: Option<u32>,
 }
@@ -146,8 +148,8 @@ impl Tokenizer {
     ) -> Result<Self, TokenizerError> {
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
-        let splitter = Splitter::for_tokenizer(&inner);
-        Ok(Self { inner, splitter, bos, eos })
+        let splitter = Splitter::for_tokenizer(&inner).map(Arc::new);
+        Ok(Self { inner: inner.into(), splitter, bos, eos })
     }
 
     fn encode_pieces(&self, pieces: &[&str]) -> Result<Vec<u32>, TokenizerError> {
