@@ -2,11 +2,11 @@
 //! (700 to 800 TFLOP/s in bf16) where kernels of cubecl's library reach a third, and it needs no tuning on first use.
 //!
 //! The library is loaded when it is first asked for. Its choice of algorithm is the heuristic's first, made once per shape; f32
-//! means f32 (no TF32); sums of f16 and bf16 are taken in f32, those of int8 in 32-bit integers.
+//! means f32, TF32 what [`gemm_f32`](crate::gemm_f32) makes f32 of; sums of f16 and bf16 are taken in f32, those of int8 in 32-bit integers.
 #![allow(unsafe_code, reason = "calls of a C library with buffers whose lengths the caller vouches for")]
 
 mod library;
-mod stream;
+pub(crate) mod stream;
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
-pub use library::{BlasError, LIBRARY_VARIABLE};
+pub use library::{BlasError, Search, search_cublaslt};
 use library::{CublasLt, Found, Object};
 
 use crate::launch::Dtype;
@@ -38,6 +38,8 @@ pub fn cublaslt() -> Result<(String, std::path::PathBuf), BlasError> {
 pub enum Operands {
     /// Floating-point: both operands, and the result.
     Float(Dtype, Dtype),
+    /// f32 operands of which tensor cores see the upper 19 bits, an f32 result.
+    Tf32,
     /// i8 operands, a result of i32: exact.
     Int8,
 }
@@ -82,7 +84,7 @@ impl Gemm {
     const fn result_size(&self) -> usize {
         match self.operands {
             Operands::Float(_, result) => result.size(),
-            Operands::Int8 => 4,
+            Operands::Tf32 | Operands::Int8 => 4,
         }
     }
 }
@@ -177,6 +179,7 @@ impl Plan {
         const ALIGNMENTS: [c_int; 4] = [5, 6, 7, 8];
         let (operand, result, compute, scale) = match gemm.operands {
             Operands::Float(dtype, result) => (cuda_type(dtype), cuda_type(result), COMPUTE_F32, REAL_F32),
+            Operands::Tf32 => (REAL_F32, REAL_F32, COMPUTE_TF32, REAL_F32),
             Operands::Int8 => (REAL_I8, REAL_I32, COMPUTE_I32, REAL_I32),
         };
         // the library is column-major: what is row-major to us is transposed to it, so the result's transpose is made, whose
@@ -295,6 +298,7 @@ const REAL_I8: c_int = 3;
 const REAL_I32: c_int = 10;
 const REAL_BF16: c_int = 14;
 const COMPUTE_F32: c_int = 68;
+const COMPUTE_TF32: c_int = 77;
 const COMPUTE_I32: c_int = 72;
 
 const fn cuda_type(dtype: Dtype) -> c_int {

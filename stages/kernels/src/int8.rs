@@ -75,7 +75,7 @@ const INFINITE: u32 = 0x7f80_0000;
 /// a multiple of 16.
 ///
 /// # Errors
-/// [`KernelError`] for a width that the kernels do not handle.
+/// [`KernelError`] for a width that the kernels do not handle, which [`widen`] makes one that they do, or too many values.
 pub fn quantize_activations(
     client: &Client,
     x: &Handle,
@@ -88,6 +88,7 @@ pub fn quantize_activations(
         return Err(KernelError::Width { width: inner, of: 16 });
     }
     let (len, is_narrow) = (rows * inner, form == Codes::Byte);
+    told_apart(len)?;
     let outliers = threshold.map(|_| Outliers {
         x: x.clone(),
         columns: client.empty(inner * 4),
@@ -150,6 +151,57 @@ pub fn quantize_activations(
         );
     }
     Ok(made)
+}
+
+/// Whether a kernel's indices reach all of so many values.
+fn told_apart(len: usize) -> Result<(), KernelError> {
+    if u32::try_from(len).is_ok() { Ok(()) } else { Err(KernelError::Length { len }) }
+}
+
+/// What [`widen`] copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Widened {
+    Activations(Dtype),
+    /// i8.
+    Codes,
+}
+
+/// Rows of `inner` values with zeros after them, `width` together, which change no product.
+///
+/// # Errors
+/// [`KernelError`] for too many values.
+pub fn widen(
+    client: &Client,
+    x: &Handle,
+    [rows, inner]: [usize; 2],
+    width: usize,
+    what: Widened,
+) -> Result<Handle, KernelError> {
+    let (len, size, elem) = match what {
+        Widened::Activations(dtype) => (rows * width, dtype.size(), dtype.elem()),
+        Widened::Codes => (rows * width, 1, ElemType::Int(IntKind::I8)),
+    };
+    told_apart(len)?;
+    let wide = client.empty((len * size).max(1));
+    if len > 0 {
+        let dim = CubeDim::new_1d(CUBE as u32);
+        let (from, to) = (buffer(x, rows * inner), buffer(&wide, len));
+        // SAFETY: the kernel stays within the lengths of its buffers
+        unsafe { copy_rows::launch_unchecked(client, cubes(len), dim, from, to, inner, width, elem) };
+    }
+    Ok(wide)
+}
+
+#[cube(launch_unchecked)]
+fn copy_rows<N: Numeric>(x: &[N], wide: &mut [N], inner: usize, width: usize, #[define(N)] _elem: ElemType) {
+    if ABSOLUTE_POS < wide.len() {
+        let (row, column) = (ABSOLUTE_POS / width, ABSOLUTE_POS % width);
+        if column < inner {
+            wide[ABSOLUTE_POS] = x[row * inner + column];
+        } else {
+            wide[ABSOLUTE_POS] = N::cast_from(0u32);
+        }
+    }
 }
 
 #[cube(launch_unchecked)]
@@ -302,11 +354,9 @@ pub fn multiply_int8(
     result: Dtype,
 ) -> Result<Handle, KernelError> {
     let Int8Weight { out, inner, .. } = weight;
-    if x.rows == 0 {
-        return Err(KernelError::Rows { rows: x.rows, most: usize::MAX });
-    }
+    told_apart(out * inner)?;
     let y = client.empty((x.rows * out).max(1) * result.size());
-    if out == 0 {
+    if x.rows * out == 0 {
         return Ok(y);
     }
     // without outliers nothing is read there
@@ -457,8 +507,12 @@ fn joined<F: Float>(sum: f32, apart: f32, sca: f32, scb: f32, #[comptime] has_ou
 }
 
 /// The weight `[out, inner]` itself, code · scb / 127, rounded to `dtype`.
-pub fn dequantize_int8(client: &Client, weight: Int8Weight<'_>, dtype: Dtype) -> Handle {
+///
+/// # Errors
+/// [`KernelError`] for too many values.
+pub fn dequantize_int8(client: &Client, weight: Int8Weight<'_>, dtype: Dtype) -> Result<Handle, KernelError> {
     let len = weight.out * weight.inner;
+    told_apart(len)?;
     let out = client.empty(len.max(1) * dtype.size());
     if len > 0 {
         // SAFETY: the kernel stays within the lengths of its buffers
@@ -476,7 +530,7 @@ pub fn dequantize_int8(client: &Client, weight: Int8Weight<'_>, dtype: Dtype) ->
             );
         }
     }
-    out
+    Ok(out)
 }
 
 #[cube(launch_unchecked)]
@@ -504,6 +558,9 @@ fn restore<F: Float>(
 
 /// From sums of products of codes, `[rows, out]` in i32, to the product: scaled, with what outlier columns add, `[rows, out]`
 /// of `result`.
+///
+/// # Errors
+/// [`KernelError`] for too many values.
 pub fn join_int8(
     client: &Client,
     sums: &Handle,
@@ -511,12 +568,14 @@ pub fn join_int8(
     weight: Int8Weight<'_>,
     dtype: Dtype,
     result: Dtype,
-) -> Handle {
+) -> Result<Handle, KernelError> {
     let Int8Weight { out, inner, .. } = weight;
     let len = x.rows * out;
+    told_apart(len)?;
+    told_apart(out * inner)?;
     let y = client.empty(len.max(1) * result.size());
     if len == 0 {
-        return y;
+        return Ok(y);
     }
     let dim = CubeDim::new_1d(CUBE as u32);
     // without outliers nothing is read there
@@ -557,7 +616,7 @@ pub fn join_int8(
             result.elem(),
         );
     }
-    y
+    Ok(y)
 }
 
 /// The outlier columns of a weight, restored, one after the other: `[outliers, out]`.

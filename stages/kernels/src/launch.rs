@@ -45,6 +45,8 @@ pub enum KernelError {
     Inner { inner: usize },
     /// A width that is not whole numbers of this, or too large.
     Width { width: usize, of: usize },
+    /// More values than an index of 32 bits tells apart.
+    Length { len: usize },
     /// More rows of activations than a kernel handles.
     Rows { rows: usize, most: usize },
     /// The device's tensor cores have no such products.
@@ -56,6 +58,7 @@ impl std::fmt::Display for KernelError {
         match self {
             Self::Inner { inner } => write!(f, "rows of {inner} weights are not whole numbers of 32"),
             Self::Width { width, of } => write!(f, "a width of {width}, the kernel takes multiples of {of}"),
+            Self::Length { len } => write!(f, "{len} values, a kernel tells 2³² apart"),
             Self::Rows { rows, most } => write!(f, "{rows} rows of activations, the kernel takes {most}"),
             Self::Dtype { dtype } => {
                 write!(f, "products of {dtype:?} on tensor cores are not to be had here")

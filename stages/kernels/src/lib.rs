@@ -15,6 +15,7 @@
 //! | [`rms_norm`], [`swiglu`] | with the residual sum, the norms and the gate of a layer | the model's host loops |
 //! | [`rotate_and_store`], [`attend`] | rotary positions, the cache's new rows, attention over it | the model's host loops |
 //! | [`embed`], [`pick_and_advance`] | the ends of a decoding step | |
+//! | [`upload`] | bytes to the device, at the bus's speed | |
 //! | [`log_softmax_at`] | log-likelihoods and the likeliest token of rows of logits | the model's scores |
 //!
 //! Buffers are cubecl's handles, contiguous, row-major. Lengths are in elements unless a name says bytes.
@@ -24,12 +25,16 @@
     clippy::manual_is_multiple_of,
     clippy::float_cmp,
     clippy::too_many_lines,
-    reason = "of kernels: an argument that only the macro reads defines the type, the language has fewer methods than Rust, \
-              a maximum equals the value that it is, and registers cannot be handed to helpers"
+    clippy::assign_op_pattern,
+    clippy::range_plus_one,
+    clippy::needless_range_loop,
+    reason = "of kernels: an argument that only the macro reads defines the type, the language has fewer methods and \
+              operators than Rust, a maximum equals the value that it is, and registers cannot be handed to helpers"
 )]
 
 mod attention;
 mod blas;
+mod compiled;
 mod dense;
 mod fourbit;
 mod int8;
@@ -37,9 +42,12 @@ mod lanes;
 mod launch;
 mod layer;
 mod scores;
+mod tf32;
+mod transfer;
 
 pub use attention::{Cache, Heads, attend, rotate_and_store};
-pub use blas::{BlasError, Gemm, LIBRARY_VARIABLE, Operands, Second, cublaslt, gemm, gemm_into};
+pub use blas::{BlasError, Gemm, Operands, Search, Second, cublaslt, gemm, gemm_into, search_cublaslt};
+pub use compiled::keep_compiled;
 pub use dense::multiply_dense;
 pub use fourbit::batch::{MOST_BATCH_ROWS, multiply4_batch};
 pub use fourbit::dequantize::dequantize4;
@@ -47,8 +55,11 @@ pub use fourbit::product::{MOST_ROWS, Tiling, multiply4, multiply4_tiled};
 pub use fourbit::quantize::quantize4;
 pub use fourbit::{Format4, Packed4};
 pub use int8::{
-    Codes, Int8Activations, Int8Weight, dequantize_int8, join_int8, multiply_int8, quantize_activations,
+    Codes, Int8Activations, Int8Weight, Widened, dequantize_int8, join_int8, multiply_int8,
+    quantize_activations, widen,
 };
 pub use launch::{Dtype, KernelError};
 pub use layer::{embed, rms_norm, swiglu};
 pub use scores::{SCORES, log_softmax_at, pick_and_advance};
+pub use tf32::{LEAST_ROWS, gemm_f32};
+pub use transfer::upload;

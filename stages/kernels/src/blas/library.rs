@@ -11,15 +11,30 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
-/// The variable that names the library's file, where it is not found by itself.
-pub const LIBRARY_VARIABLE: &str = "QPIPE_CUBLASLT";
+/// Where cuBLASLt may be, besides where the loader looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Its file; then it is looked for nowhere else.
+    pub file: Option<PathBuf>,
+    /// NVIDIA's toolkit, if not in `/usr/local/cuda`.
+    pub toolkit: Option<PathBuf>,
+    /// Folders whose `lib` holds Python's packages, besides `/usr/local` and `/usr`.
+    pub prefixes: Vec<PathBuf>,
+}
+
+static SEARCH: OnceLock<Search> = OnceLock::new();
+
+/// Says where to look, before the library is first asked for; whether that was in time.
+pub fn search_cublaslt(search: Search) -> bool {
+    SEARCH.set(search).is_ok()
+}
 
 /// Why there is no cuBLASLt, or what it refuses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlasError {
-    #[error("no cuBLASLt: {0} (a file can be named in {LIBRARY_VARIABLE})")]
+    #[error("no cuBLASLt: {0}")]
     Absent(String),
-    #[error("cuBLASLt: {function} gave status {status}")]
+    #[error("{function} gave status {status}")]
     Status { function: &'static str, status: c_int },
     #[error("cuBLASLt has no product for {0}")]
     NoAlgorithm(String),
@@ -110,15 +125,16 @@ impl CublasLt {
     }
 
     fn find() -> Result<Self, BlasError> {
-        if let Some(path) = std::env::var_os(LIBRARY_VARIABLE) {
-            return Self::open(path.into());
+        let search = SEARCH.get_or_init(Search::default);
+        if let Some(path) = &search.file {
+            return Self::open(path.clone());
         }
         let mut reason = String::from("no file of its name was found");
-        for path in candidates() {
+        for path in search.candidates() {
             match Self::open(path) {
                 Ok(library) => return Ok(library),
                 Err(BlasError::Absent(why)) if !why.contains("cannot open shared object file") => {
-                    reason = why
+                    reason = why;
                 }
                 Err(_) => {}
             }
@@ -167,27 +183,27 @@ impl CublasLt {
     }
 }
 
-/// Names that the loader resolves itself, then where toolkits and Python's packages of it lie.
-fn candidates() -> Vec<PathBuf> {
-    const NAMES: [&str; 4] =
-        ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"];
-    let toolkit =
-        std::env::var_os("CUDA_PATH").map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
-    let mut folders = vec![toolkit.join("lib64"), toolkit.join("targets/x86_64-linux/lib")];
-    let prefixes = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(std::env::var_os).map(PathBuf::from);
-    for prefix in prefixes.chain(["/usr/local", "/usr"].map(PathBuf::from)) {
-        folders.push(prefix.join("lib"));
-        for python in below(&prefix.join("lib"), "python3") {
-            for packages in ["site-packages", "dist-packages"].map(|name| python.join(name)) {
-                for library in ["cu13/lib", "cublas/lib"] {
-                    folders.push(packages.join("nvidia").join(library));
+impl Search {
+    /// Names that the loader resolves itself, then where toolkits and Python's packages of it lie.
+    fn candidates(&self) -> Vec<PathBuf> {
+        const NAMES: [&str; 4] =
+            ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"];
+        let toolkit = self.toolkit.clone().unwrap_or_else(|| PathBuf::from("/usr/local/cuda"));
+        let mut folders = vec![toolkit.join("lib64"), toolkit.join("targets/x86_64-linux/lib")];
+        for prefix in self.prefixes.iter().cloned().chain(["/usr/local", "/usr"].map(PathBuf::from)) {
+            folders.push(prefix.join("lib"));
+            for python in below(&prefix.join("lib"), "python3") {
+                for packages in ["site-packages", "dist-packages"].map(|name| python.join(name)) {
+                    for library in ["cu13/lib", "cublas/lib"] {
+                        folders.push(packages.join("nvidia").join(library));
+                    }
                 }
             }
         }
+        let by_loader = NAMES.iter().map(PathBuf::from);
+        let by_folder = folders.iter().flat_map(|folder| NAMES.iter().map(move |name| folder.join(name)));
+        by_loader.chain(by_folder.filter(|path| path.exists())).collect()
     }
-    let by_loader = NAMES.iter().map(PathBuf::from);
-    let by_folder = folders.iter().flat_map(|folder| NAMES.iter().map(move |name| folder.join(name)));
-    by_loader.chain(by_folder.filter(|path| path.exists())).collect()
 }
 
 fn below(folder: &std::path::Path, prefix: &str) -> Vec<PathBuf> {

@@ -18,7 +18,7 @@ use super::library::BlasError;
 type Server = <CudaRuntime as Runtime>::Server;
 
 /// Runs `task` where the device's context is current, and waits for it.
-pub(super) fn with_context<R: Send>(
+pub(crate) fn with_context<R: Send>(
     client: &Client,
     task: impl FnOnce() -> R + Send,
 ) -> Result<R, BlasError> {
@@ -28,7 +28,7 @@ pub(super) fn with_context<R: Send>(
 
 /// Enqueues work on the stream of the calling thread: `enqueue` gets the addresses of `buffers` and the stream. It writes
 /// the last of the buffers. What fails is found by whoever reads that buffer.
-pub(super) fn enqueue(
+pub(crate) fn enqueue(
     client: &Client,
     buffers: Vec<Handle>,
     enqueue: impl FnOnce(&[u64], *mut c_void) -> Result<(), BlasError> + Send + 'static,

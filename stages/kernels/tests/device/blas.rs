@@ -1,22 +1,24 @@
 //! cuBLASLt's products on cubecl's buffers, against f64.
 
-use cubecl::client::Client;
 use half::f16;
-use qpipe_kernels::{BlasError, Dtype, Gemm, Operands, Second, cublaslt, gemm};
+use qpipe_kernels::{BlasError, Dtype, Gemm, Operands, Second, cublaslt, gemm, gemm_f32};
 
-use super::{DTYPES, Draws, client, download, rounded, timed, told, upload};
+use super::{DTYPES, Draws, Shared, alone, client, download, rounded, timed, told, upload};
 
 /// A device and the library; without one of them it is said what is skipped.
-fn library(test: &str) -> Option<Client> {
-    let client = client(test)?;
+fn library(test: &str) -> Option<Shared> {
+    is_there(test).then(|| client(test))?
+}
+
+fn is_there(test: &str) -> bool {
     match cublaslt() {
         Ok((version, path)) => eprintln!("cuBLASLt {version} of {}", path.display()),
         Err(error) => {
             eprintln!("skipped: {test}: {error}");
-            return None;
+            return false;
         }
     }
-    Some(client)
+    true
 }
 
 fn drawn(len: usize, seed: u64, dtype: Dtype) -> Vec<f32> {
@@ -47,6 +49,29 @@ fn products_are_those_of_the_rows() {
                     assert!(error <= allowed, "{dtype:?} to {result:?}, {shape:?} {i}: {got} {exact}");
                 }
             }
+        }
+    }
+}
+
+/// f32 by parts of TF32: nearly as near as sums in f32 are.
+#[test]
+fn f32_products_by_parts_are_those_of_f32() {
+    let Some(client) = library("f32_products_by_parts_are_those_of_f32") else { return };
+    for shape in [[256, 16, 32], [300, 576, 1536], [513, 193, 576], [1000, 37, 72]] {
+        let [rows, out, inner] = shape;
+        let (mut x, w) = (drawn(rows * inner, 1, Dtype::F32), drawn(out * inner, 2, Dtype::F32));
+        // of all magnitudes
+        x.iter_mut().enumerate().for_each(|(i, v)| *v *= 10f32.powi(i as i32 % 13 - 6));
+        let (x_on, w_on) = (upload(&client, &x, Dtype::F32), upload(&client, &w, Dtype::F32));
+        let y = gemm_f32(&client, &x_on, &w_on, shape).unwrap();
+        let y = download(&client, &y, rows * out, Dtype::F32);
+        for (i, got) in y.iter().enumerate() {
+            let pairs = || x[i / out * inner..][..inner].iter().zip(&w[i % out * inner..][..inner]);
+            let exact: f64 = pairs().map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let scale: f64 = pairs().map(|(a, b)| f64::from(a * b).abs()).sum();
+            let error = (f64::from(*got) - exact).abs();
+            // tensor cores add with a few bits less than f32 units do
+            assert!(error <= scale * 5e-6, "{shape:?} {i}: {got} {exact}, {:.1e}", error / scale);
         }
     }
 }
@@ -114,7 +139,10 @@ fn what_it_has_no_algorithm_for_is_an_error() {
 /// A recorded graph runs the product again, on what lies in the buffers then.
 #[test]
 fn a_graph_replays_it() {
-    let Some(client) = library("a_graph_replays_it") else { return };
+    let Some((client, _guard)) = alone("a_graph_replays_it").filter(|_| is_there("a_graph_replays_it"))
+    else {
+        return;
+    };
     let ones = vec![f16::ONE; 64 * 64];
     let (x, w) =
         (client.create_from_slice(bytemuck::cast_slice(&ones)), upload(&client, &[1.0; 4096], Dtype::F16));
@@ -153,6 +181,13 @@ fn blas_figures() {
         ([8192, 49152, 576], float(Dtype::F32)),
         ([8192, 1536, 576], float(Dtype::Bf16)),
     ];
+    for shape in [[8192, 1536, 576], [8192, 576, 1536], [8192, 49152, 576], [4096, 8192, 2048]] {
+        let [rows, out, inner] = shape;
+        let filled = |len: usize| upload(&client, &drawn(len, 3, Dtype::F32), Dtype::F32);
+        let (x, w) = (filled(rows * inner), filled(out * inner));
+        let t = timed(&client, 4, |_| drop(gemm_f32(&client, &x, &w, shape).unwrap()));
+        told(&format!("{shape:?} f32 by parts; 2·m·n·k as bytes"), t, 2 * rows * out * inner);
+    }
     for (shape, operands) in cases {
         let [rows, out, inner] = shape;
         let size = if operands == Operands::Int8 { 1 } else { 4 };

@@ -2,8 +2,8 @@
 
 use qpipe_codecs::{OutlierThreshold, Rounding};
 use qpipe_kernels::{
-    Codes, Dtype, Gemm, Int8Weight, MOST_ROWS, Operands, cublaslt, dequantize_int8, gemm, join_int8,
-    multiply_int8, quantize_activations,
+    Codes, Dtype, Gemm, Int8Weight, MOST_ROWS, Operands, Widened, cublaslt, dequantize_int8, gemm, join_int8,
+    multiply_int8, quantize_activations, widen,
 };
 
 use super::{DTYPES, Draws, client, download, rounded, timed, told, upload};
@@ -72,7 +72,7 @@ fn llm_int8_is_the_codecs() {
                     }
                     let shape = Gemm::linear([rows, out, inner], Operands::Int8);
                     let sums = gemm(&client, &given.codes, &codes_on, shape).unwrap();
-                    join_int8(&client, &sums, &given, weight, dtype, Dtype::F32)
+                    join_int8(&client, &sums, &given, weight, dtype, Dtype::F32).unwrap()
                 } else {
                     multiply_int8(&client, &given, weight, dtype, Dtype::F32).unwrap()
                 };
@@ -109,7 +109,7 @@ fn restored_int8_weights_are_the_codecs() {
     let (codes, scb) = (client.create_from_slice(&bytes), upload(&client, &scb, Dtype::F32));
     let weight = Int8Weight { codes: &codes, scb: &scb, out, inner };
     for dtype in DTYPES {
-        let got = download(&client, &dequantize_int8(&client, weight, dtype), out * inner, dtype);
+        let got = download(&client, &dequantize_int8(&client, weight, dtype).unwrap(), out * inner, dtype);
         let expected = rounded(&expected, dtype);
         let wrong = (0..got.len()).find(|i| got[*i].to_bits() != expected[*i].to_bits());
         assert_eq!(wrong.map(|i| (i, got[i], expected[i])), None, "{dtype:?}");
@@ -140,7 +140,7 @@ fn what_is_not_finite_gives_nan() {
             let y = if rows > MOST_ROWS {
                 let shape = Gemm::linear([rows, out, inner], Operands::Int8);
                 let sums = gemm(&client, &given.codes, &codes, shape).unwrap();
-                join_int8(&client, &sums, &given, weight, Dtype::F32, Dtype::F32)
+                join_int8(&client, &sums, &given, weight, Dtype::F32, Dtype::F32).unwrap()
             } else {
                 multiply_int8(&client, &given, weight, Dtype::F32, Dtype::F32).unwrap()
             };
@@ -150,6 +150,96 @@ fn what_is_not_finite_gives_nan() {
             assert_eq!(is_nan, expected, "{bad} {threshold:?} {rows}");
         }
     }
+}
+
+/// Shapes drawn at random, with any number of columns and with no rows at all, against the codec.
+#[test]
+fn drawn_shapes_are_the_codecs() {
+    let Some(client) = client("drawn_shapes_are_the_codecs") else { return };
+    let mut draws = Draws(11);
+    for case in 0..80 {
+        let mut below = |most: f32| (draws.unit() * most) as usize;
+        let rows = if case % 10 == 0 { 0 } else { 1 + below([7.0, 70.0][case % 2]) };
+        let (out, inner) = (1 + below(150.0), 1 + below(300.0));
+        let dtype = DTYPES[case % 3];
+        let threshold = [OutlierThreshold::AtLeast(6.0), OutlierThreshold::Off][case / 3 % 2];
+        let limit = if let OutlierThreshold::AtLeast(limit) = threshold { Some(limit) } else { None };
+        let mut x: Vec<f32> = (0..rows * inner).map(|_| draws.normal()).collect();
+        x.iter_mut().skip(inner / 2).step_by(inner).for_each(|v| *v *= 30.0);
+        let x = rounded(&x, dtype);
+        let codes: Vec<i8> = (0..out * inner).map(|_| (draws.normal() * 40.0) as i8).collect();
+        let scb: Vec<f32> = (0..out).map(|_| 0.1 + draws.unit()).collect();
+        let mut expected = vec![0.0; rows * out];
+        if rows > 0 {
+            let round = rounding(dtype);
+            qpipe_codecs::int8_linear(&x, rows, inner, &codes, &scb, threshold, round, &mut expected)
+                .unwrap();
+        }
+        let mut bytes: Vec<u8> = codes.iter().map(|c| c.cast_unsigned()).collect();
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
+        let (x_on, scb_on) = (upload(&client, &x, dtype), upload(&client, &scb, Dtype::F32));
+        let width = inner.next_multiple_of(16);
+        let x_on = widen(&client, &x_on, [rows, inner], width, Widened::Activations(dtype)).unwrap();
+        let codes_on = client.create_from_slice(&bytes);
+        let codes_on = widen(&client, &codes_on, [out, inner], width, Widened::Codes).unwrap();
+        let weight = Int8Weight { codes: &codes_on, scb: &scb_on, out, inner: width };
+        let mut forms = vec![Codes::Half];
+        forms.extend((rows > 0 && cublaslt().is_ok()).then_some(Codes::Byte));
+        for form in forms {
+            let given = quantize_activations(&client, &x_on, [rows, width], limit, dtype, form).unwrap();
+            let y = match form {
+                Codes::Half => multiply_int8(&client, &given, weight, dtype, Dtype::F32).unwrap(),
+                Codes::Byte => {
+                    let shape = Gemm::linear([rows, out, width], Operands::Int8);
+                    // some shapes are none of the library's; then the product is the other one
+                    let Ok(sums) = gemm(&client, &given.codes, &codes_on, shape) else { continue };
+                    join_int8(&client, &sums, &given, weight, dtype, Dtype::F32).unwrap()
+                }
+            };
+            let y = download(&client, &y, rows * out, Dtype::F32);
+            for (i, (got, expected)) in y.iter().zip(&expected).enumerate() {
+                let step = [1e-3, 1e-3, 8e-3][dtype as usize] * expected.abs().max(16.0);
+                let case = format!("{dtype:?} {rows}x{out}x{inner} {form:?} {threshold:?} {i}");
+                assert!((got - expected).abs() <= step, "{case}: {got} {expected}");
+            }
+        }
+    }
+}
+
+/// More than 2³¹ activations. Every row is one of two, so what the last ones give is known.
+#[test]
+fn more_than_two_to_the_31_activations_are_multiplied() {
+    let Some(client) = client("more_than_two_to_the_31_activations_are_multiplied") else { return };
+    if let Err(error) = cublaslt() {
+        eprintln!("skipped: more than 2³¹ activations: {error}");
+        return;
+    }
+    let (rows, out, inner) = ((1 << 19) + 64, 16, 4096);
+    let mut draws = Draws(5);
+    let pattern: Vec<f32> = rounded(&(0..16 * inner).map(|_| draws.normal()).collect::<Vec<_>>(), Dtype::F16);
+    let bytes: Vec<u8> = pattern.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+    let copies: Vec<&[u8]> = vec![&bytes; rows / 16];
+    let x = qpipe_kernels::upload(&client, &copies, rows * inner * 2).unwrap();
+    let codes: Vec<i8> = (0..out * inner).map(|_| (draws.normal() * 40.0) as i8).collect();
+    let scb = vec![1.0; out];
+    let stored: Vec<u8> = codes.iter().map(|c| c.cast_unsigned()).collect();
+    let (codes_on, scb_on) = (client.create_from_slice(&stored), upload(&client, &scb, Dtype::F32));
+    let weight = Int8Weight { codes: &codes_on, scb: &scb_on, out, inner };
+    let mut expected = vec![0.0; 16 * out];
+    let threshold = OutlierThreshold::AtLeast(3.0);
+    qpipe_codecs::int8_linear(&pattern, 16, inner, &codes, &scb, threshold, Rounding::F16, &mut expected)
+        .unwrap();
+    let given = quantize_activations(&client, &x, [rows, inner], Some(3.0), Dtype::F16, Codes::Byte).unwrap();
+    let shape = Gemm::linear([rows, out, inner], Operands::Int8);
+    let sums = gemm(&client, &given.codes, &codes_on, shape).unwrap();
+    let y = join_int8(&client, &sums, &given, weight, Dtype::F16, Dtype::F32).unwrap();
+    let y = download(&client, &y, rows * out, Dtype::F32);
+    for (i, got) in y.iter().enumerate() {
+        let wanted = expected[i % (16 * out)];
+        assert!((got - wanted).abs() <= 1e-3 * wanted.abs().max(16.0), "{i}: {got} {wanted}");
+    }
+    let too_many = quantize_activations(&client, &x, [1 << 20, 4096], None, Dtype::F16, Codes::Byte);
+    assert_eq!(too_many.err(), Some(qpipe_kernels::KernelError::Length { len: 1 << 32 }));
 }
 
 #[test]

@@ -10,8 +10,11 @@
 mod blas;
 mod int8;
 mod layer;
+mod transfer;
 
 use std::io::Write;
+use std::ops::Deref;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use cubecl::client::Client;
@@ -22,8 +25,39 @@ use qpipe_kernels::{
     Dtype, Format4, Packed4, Tiling, dequantize4, multiply4, multiply4_batch, multiply4_tiled, quantize4,
 };
 
+/// Kept shared by tests, and alone by one that records a graph: what others allocate meanwhile would spoil the recording.
+static DEVICE: RwLock<()> = RwLock::new(());
+
+/// The device for a test.
+struct Shared {
+    client: Client,
+    _guard: RwLockReadGuard<'static, ()>,
+}
+
+impl Deref for Shared {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// The device for a test, which others share, or `None` after saying what is skipped.
+fn client(test: &str) -> Option<Shared> {
+    let guard = DEVICE.read().unwrap_or_else(PoisonError::into_inner);
+    Some(Shared { client: opened(test)?, _guard: guard })
+}
+
+/// The device for a test alone.
+fn alone(test: &str) -> Option<(Client, RwLockWriteGuard<'static, ()>)> {
+    let guard = DEVICE.write().unwrap_or_else(PoisonError::into_inner);
+    Some((opened(test)?, guard))
+}
+
 /// The first CUDA device, or `None` after saying what is skipped.
-fn client(test: &str) -> Option<Client> {
+fn opened(test: &str) -> Option<Client> {
+    let file = std::env::var_os("QPIPE_CUBLASLT").map(Into::into);
+    qpipe_kernels::search_cublaslt(qpipe_kernels::Search { file, ..Default::default() });
     let found =
         std::panic::catch_unwind(|| cubecl::Device::Cuda(cubecl::device::CudaDevice { index: 0 }).client());
     if found.is_err() {
@@ -90,7 +124,7 @@ fn upload(client: &Client, values: &[f32], dtype: Dtype) -> Handle {
         Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
         Dtype::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
     };
-    bytes.resize(bytes.len().next_multiple_of(16), 0);
+    bytes.resize(bytes.len().max(1).next_multiple_of(16), 0);
     client.create_from_slice(&bytes)
 }
 
