@@ -3,6 +3,12 @@
 //! repeats' range. `docs/measuring.md` says what each figure means.
 
 mod energy;
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(not(feature = "cuda"))]
+#[path = "benchmark/no_gpu.rs"]
+mod gpu;
+mod instruments;
 mod measure;
 
 use std::time::Instant;
@@ -19,6 +25,7 @@ use crate::machine;
 use crate::model::cache::KvCache;
 use crate::model::generate::check_context;
 use crate::weights::{LoadedModel, load_model};
+use instruments::Instruments;
 use measure::{Shape, measure, summary};
 
 pub struct Benchmark {
@@ -143,28 +150,33 @@ impl Stage for Benchmark {
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
         let device = crate::device::of_run(ctx)?;
-        let plan = Plan::of(ctx.params);
-        check_fits(ctx, &plan, device)?;
-        machine::reset_peak_rss();
-        let before = machine::peak_rss();
-        let (loaded, mut metrics) = load(ctx, &plan, device)?;
-        let meter = energy::Meter::of_machine();
-        for (i, shape) in plan.shapes().enumerate() {
-            let figures = measure(ctx, &plan, &loaded.llama, shape, meter.as_ref())?;
-            metrics.extend(figures.into_iter().map(|m| if i == 0 { shown(m) } else { m }));
-        }
-        metrics.push(Metric::new("weights", loaded.artifact.weight_bytes() as f64, "bytes", Better::Lower));
-        if let (Some(before), Some(peak)) = (before, machine::peak_rss()) {
-            metrics.push(Metric::new("host-rss.before", before as f64, "bytes", Better::Neither));
-            metrics.push(Metric::new("host-rss.peak", peak as f64, "bytes", Better::Lower));
-        }
-        metrics.extend(device_memory(&loaded));
-        let document = json!({
-            "format": "qpipe.benchmark/2", "machine": machine::fingerprint(device), "metrics": metrics,
-        });
-        let digest = ctx.store.put_bytes(&serde_json::to_vec(&document).map_err(StageError::bug)?)?;
-        Ok(Outcome { artifact: Artifact::single(ArtifactKind::BENCHMARK, digest), metrics })
+        device.computing(|| run(ctx, device))
     }
+}
+
+fn run(ctx: &Context<'_>, device: ComputeDevice) -> Result<Outcome, StageError> {
+    let plan = Plan::of(ctx.params);
+    check_fits(ctx, &plan, device)?;
+    device.release();
+    machine::reset_peak_rss();
+    let before = machine::peak_rss();
+    let (loaded, mut metrics) = load(ctx, &plan, device)?;
+    let instruments = Instruments::of(device);
+    for (i, shape) in plan.shapes().enumerate() {
+        let figures = measure(ctx, &plan, &loaded.llama, shape, &instruments)?;
+        metrics.extend(figures.into_iter().map(|m| if i == 0 { shown(m) } else { m }));
+    }
+    metrics.push(Metric::new("weights", loaded.artifact.weight_bytes() as f64, "bytes", Better::Lower));
+    if let (Some(before), Some(peak)) = (before, machine::peak_rss()) {
+        metrics.push(Metric::new("host-rss.before", before as f64, "bytes", Better::Neither));
+        metrics.push(Metric::new("host-rss.peak", peak as f64, "bytes", Better::Lower));
+    }
+    metrics.extend(device_memory(&loaded));
+    let document = json!({
+        "format": "qpipe.benchmark/2", "machine": machine::fingerprint(device), "metrics": metrics,
+    });
+    let digest = ctx.store.put_bytes(&serde_json::to_vec(&document).map_err(StageError::bug)?)?;
+    Ok(Outcome { artifact: Artifact::single(ArtifactKind::BENCHMARK, digest), metrics })
 }
 
 /// What cannot work is said before anything is loaded.

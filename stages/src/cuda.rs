@@ -2,8 +2,11 @@
 
 #[cfg(feature = "cuda")]
 mod driver;
+mod settings;
 
 use serde::Serialize;
+
+pub use settings::CudaSettings;
 
 /// What the NVIDIA driver offers. There is at least one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +90,24 @@ pub fn count() -> Result<usize, CudaAbsence> {
 #[cfg(not(feature = "cuda"))]
 pub fn count() -> Result<usize, CudaAbsence> {
     Err(CudaAbsence::NotBuilt)
+}
+
+/// The memory of a device, bytes; unknown where there is none of this number.
+#[cfg(feature = "cuda")]
+pub(crate) fn memory(index: usize) -> Option<u64> {
+    driver::memory(index)
+}
+
+/// The memory of a device.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn memory(_index: usize) -> Option<u64> {
+    None
+}
+
+/// What NVIDIA's other tools call a device; unknown where there is none of this number.
+#[cfg(feature = "cuda")]
+pub(crate) fn uuid(index: usize) -> Option<String> {
+    driver::uuid(index)
 }
 
 /// What they are. To learn what is free, every device is opened, which takes a moment.

@@ -1,10 +1,14 @@
 //! Which device computes. One place resolves `auto | cpu | cuda:N`; nothing else chooses.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use burn::tensor::Device;
+use qpipe_sdk::StageError;
 
 use crate::cuda::{self, CudaAbsence};
+use crate::residency;
 
 /// A device that stages compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,37 @@ impl ComputeDevice {
         }
     }
 
+    /// Does what computes on the device. That a GPU's memory is exhausted, which burn tells by panicking where a result is
+    /// read, is an error; models that were kept there make room first, and `work` is done once more. Afterwards the device
+    /// has back what nobody uses.
+    pub(crate) fn computing<T>(self, work: impl Fn() -> Result<T, StageError>) -> Result<T, StageError> {
+        if self == Self::Cpu {
+            return work();
+        }
+        loop {
+            let panic = match catch_unwind(AssertUnwindSafe(&work)) {
+                Ok(done) => return done,
+                Err(panic) => panic,
+            };
+            let Some(bytes) = refused_bytes(&*panic) else { resume_unwind(panic) };
+            let room_is_made = residency::release(self);
+            self.device().memory_cleanup();
+            // else nothing would be different
+            if !room_is_made {
+                let gib = bytes as f64 / f64::from(1 << 30);
+                return Err(StageError::OomDevice(format!("{self} has no room for another {gib:.1} GiB")));
+            }
+        }
+    }
+
+    /// Lets go of the models that are kept on the device, and has it give back what nobody uses.
+    pub(crate) fn release(self) {
+        if self != Self::Cpu {
+            residency::release(self);
+            self.device().memory_cleanup();
+        }
+    }
+
     /// The numerics class: what a result's bytes depend on besides its inputs. Device ordinals do not count.
     pub fn numerics(self) -> &'static str {
         match self {
@@ -69,13 +104,21 @@ impl ComputeDevice {
     }
 }
 
+/// How many bytes a device did not have, if that is what a panic says.
+fn refused_bytes(panic: &(dyn Any + Send)) -> Option<u64> {
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied())?;
+    let (_, asked) = text.split_once("out of device memory allocating ")?;
+    asked.split_whitespace().next()?.parse().ok()
+}
+
 /// Products of many rows are cuBLASLt's, whose versions differ in their sums, or burn's where there is none.
 #[cfg(feature = "cuda")]
 fn cuda_numerics() -> &'static str {
     static NUMERICS: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     NUMERICS.get_or_init(|| match qpipe_kernels::cublaslt() {
-        Ok((version, _)) => format!("burn-cuda-0.22.1/kernels-2/cublaslt-{version}/f32"),
-        Err(_) => "burn-cuda-0.22.1/kernels-2/f32".to_owned(),
+        Ok((version, _)) => format!("burn-cuda-0.22.1/kernels-3/cublaslt-{version}/f32"),
+        Err(_) => "burn-cuda-0.22.1/kernels-3/f32".to_owned(),
     })
 }
 
@@ -106,15 +149,15 @@ pub fn param() -> qpipe_sdk::NodeSpec {
 }
 
 /// The device that a stage's parameters ask for.
-pub fn of(params: &qpipe_sdk::Params) -> Result<ComputeDevice, qpipe_sdk::StageError> {
+pub fn of(params: &qpipe_sdk::Params) -> Result<ComputeDevice, StageError> {
     let name = params.text("device").unwrap_or("auto");
-    ComputeDevice::resolve(name).map_err(|e| qpipe_sdk::StageError::Device(e.to_string()))
+    ComputeDevice::resolve(name).map_err(|e| StageError::Device(e.to_string()))
 }
 
 /// The device of a running stage: the one its parameters name, or under `auto` the one it was assigned.
-pub fn of_run(ctx: &qpipe_sdk::Context<'_>) -> Result<ComputeDevice, qpipe_sdk::StageError> {
+pub fn of_run(ctx: &qpipe_sdk::Context<'_>) -> Result<ComputeDevice, StageError> {
     let name = ctx.params.text("device").filter(|name| *name != "auto").unwrap_or(ctx.device);
-    ComputeDevice::resolve(name).map_err(|e| qpipe_sdk::StageError::Device(e.to_string()))
+    ComputeDevice::resolve(name).map_err(|e| StageError::Device(e.to_string()))
 }
 
 /// What a stage needs that computes with its input models. On the CPU it holds them in host memory, at the least in
@@ -134,6 +177,16 @@ mod tests {
         let auto = ComputeDevice::auto();
         assert_eq!(ComputeDevice::resolve(&auto.to_string()), Ok(auto));
         assert_eq!(ComputeDevice::resolve("gpu"), Err(DeviceError::Unknown("gpu".into())));
+    }
+
+    #[test]
+    fn a_panic_for_want_of_memory_says_how_much_was_wanted() {
+        let panicked = |message: String| catch_unwind(|| std::panic::panic_any(message)).unwrap_err();
+        let told =
+            "skipped a, since b failed: out of device memory allocating 33554432 bytes\n  at x".to_owned();
+        assert_eq!(refused_bytes(&*panicked(told)), Some(33_554_432));
+        assert_eq!(refused_bytes(&*panicked("out of luck".to_owned())), None);
+        assert_eq!(refused_bytes(&*catch_unwind(|| std::panic::panic_any(7)).unwrap_err()), None);
     }
 
     #[test]

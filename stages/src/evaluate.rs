@@ -53,6 +53,7 @@ use scoring::{Scoring, Subject};
 use statistics::paired::PORT as AGAINST;
 use task::Task;
 
+use crate::device::ComputeDevice;
 use crate::hub::Hub;
 
 /// Format of the evaluation artifact.
@@ -202,30 +203,34 @@ impl Stage for Evaluate {
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
         let device = crate::device::of_run(ctx)?;
-        let model = Subject::open(ctx, "model", device)?;
-        let against =
-            ctx.inputs.contains_key(AGAINST).then(|| Subject::open(ctx, AGAINST, device)).transpose()?;
-        let (mut tasks, mut metrics, mut refs) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
-        for task in asked(ctx.params) {
-            let scoring = Scoring {
-                ctx,
-                model: &model,
-                against: against.as_ref(),
-                bos: Bos::of(ctx.params),
-                batch_tokens: ctx.params.int("batch-tokens").unwrap_or(4096) as usize,
-                task: task.name,
-            };
-            let result = (task.run)(&scoring, task)?;
-            refs.extend([result.items].into_iter().chain(result.against));
-            let prefixed = |m: Metric| Metric { name: format!("{}.{}", task.name, m.name), ..m };
-            metrics.extend(result.metrics.into_iter().map(prefixed));
-            let log = TaskLog { protocol: result.protocol, items: result.items, against: result.against };
-            tasks.insert(task.name.to_owned(), log);
-        }
-        let document = EvaluationArtifact { format: FORMAT.into(), tasks };
-        let digest = ctx.store.put_bytes(&serde_json::to_vec(&document).map_err(StageError::bug)?)?;
-        refs.insert(digest);
-        let kind = ArtifactKind::new(ArtifactKind::EVALUATION);
-        Ok(Outcome { artifact: Artifact { kind, digest, refs }, metrics })
+        device.computing(|| run(ctx, device))
     }
+}
+
+fn run(ctx: &Context<'_>, device: ComputeDevice) -> Result<Outcome, StageError> {
+    let model = Subject::open(ctx, "model", device)?;
+    let against =
+        ctx.inputs.contains_key(AGAINST).then(|| Subject::open(ctx, AGAINST, device)).transpose()?;
+    let (mut tasks, mut metrics, mut refs) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+    for task in asked(ctx.params) {
+        let scoring = Scoring {
+            ctx,
+            model: &model,
+            against: against.as_ref(),
+            bos: Bos::of(ctx.params),
+            batch_tokens: ctx.params.int("batch-tokens").unwrap_or(4096) as usize,
+            task: task.name,
+        };
+        let result = (task.run)(&scoring, task)?;
+        refs.extend([result.items].into_iter().chain(result.against));
+        let prefixed = |m: Metric| Metric { name: format!("{}.{}", task.name, m.name), ..m };
+        metrics.extend(result.metrics.into_iter().map(prefixed));
+        let log = TaskLog { protocol: result.protocol, items: result.items, against: result.against };
+        tasks.insert(task.name.to_owned(), log);
+    }
+    let document = EvaluationArtifact { format: FORMAT.into(), tasks };
+    let digest = ctx.store.put_bytes(&serde_json::to_vec(&document).map_err(StageError::bug)?)?;
+    refs.insert(digest);
+    let kind = ArtifactKind::new(ArtifactKind::EVALUATION);
+    Ok(Outcome { artifact: Artifact { kind, digest, refs }, metrics })
 }

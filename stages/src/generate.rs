@@ -19,7 +19,8 @@ use crate::artifact::ModelArtifact;
 use crate::device::ComputeDevice;
 use crate::model::generate::{Finish, Request, check_context, generate};
 use crate::model::sampling::{Pick, Sampling};
-use crate::weights::{LoadedModel, load_model};
+use crate::residency;
+use crate::weights::LoadedModel;
 
 /// Raised when equal inputs may be continued otherwise than before.
 const SEMANTICS: u32 = 1;
@@ -133,22 +134,27 @@ impl Stage for Generate {
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
         let device = crate::device::of_run(ctx)?;
-        let (prompts, max_tokens) = (prompts(ctx)?, ctx.params.int("max-tokens").unwrap_or(64) as usize);
-        let input = ctx.input("model")?;
-        let context = ModelArtifact::read(ctx.store, input)?.config.max_position_embeddings;
-        let model = load_model(ctx.store, input, device, context)?;
-        let work = Work { ctx, model: &model, digest: input.digest, device, max_tokens };
-        let ids = encode(&model, &prompts, max_tokens, context)?;
-        let mut samples = Vec::with_capacity(prompts.len());
-        for (i, (prompt, ids)) in prompts.into_iter().zip(ids).enumerate() {
-            samples.push(work.sample(i, prompt, ids)?);
-            ctx.progress(i + 1, samples.capacity(), "prompts");
-        }
-        let metrics = metrics(&samples);
-        let document = serde_json::to_vec(&Generation::new(samples)).map_err(StageError::bug)?;
-        let digest = ctx.store.put_bytes(&document)?;
-        Ok(Outcome { artifact: Artifact::single(ArtifactKind::GENERATION, digest), metrics })
+        device.computing(|| run(ctx, device))
     }
+}
+
+fn run(ctx: &Context<'_>, device: ComputeDevice) -> Result<Outcome, StageError> {
+    let (prompts, max_tokens) = (prompts(ctx)?, ctx.params.int("max-tokens").unwrap_or(64) as usize);
+    let input = ctx.input("model")?;
+    let context = ModelArtifact::read(ctx.store, input)?.config.max_position_embeddings;
+    let model = residency::model(ctx.store, input, device, context)?;
+    let work = Work { ctx, model: &model, digest: input.digest, device, max_tokens };
+    let ids = encode(&model, &prompts, max_tokens, context)?;
+    let mut samples = Vec::with_capacity(prompts.len());
+    for (i, (prompt, ids)) in prompts.into_iter().zip(ids).enumerate() {
+        samples.push(work.sample(i, prompt, ids)?);
+        ctx.progress(i + 1, samples.capacity(), "prompts");
+    }
+    model.llama.forget_steps();
+    let metrics = metrics(&samples);
+    let document = serde_json::to_vec(&Generation::new(samples)).map_err(StageError::bug)?;
+    let digest = ctx.store.put_bytes(&document)?;
+    Ok(Outcome { artifact: Artifact::single(ArtifactKind::GENERATION, digest), metrics })
 }
 
 #[derive(Deserialize)]

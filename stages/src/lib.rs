@@ -15,6 +15,8 @@ pub mod model;
 pub mod parallel;
 pub mod quantize;
 pub mod registry;
+mod residency;
+mod tokenizers;
 pub mod weights;
 
 pub use registry::{registry, registry_with_hub};

@@ -46,7 +46,7 @@ pub fn load_model(
 
 /// The tokenizer in a blob, which must fit the model's vocabulary.
 pub fn read_tokenizer(store: &Store, blob: &Digest, config: &LlamaConfig) -> Result<Tokenizer, StageError> {
-    let tokenizer = Tokenizer::from_json_bytes(&store.read(blob)?).map_err(StageError::config)?;
+    let tokenizer = crate::tokenizers::tokenizer(store, blob)?;
     let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
     if tokens <= rows {
         return Ok(tokenizer);

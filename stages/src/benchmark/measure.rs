@@ -5,7 +5,7 @@ use std::time::Instant;
 use qpipe_sdk::{Better, Context, Metric, StageError};
 
 use super::Plan;
-use super::energy::Meter;
+use super::instruments::{Energy, Instruments};
 use crate::evaluate::statistics::splitmix64;
 use crate::model::generate::Decoder;
 use crate::model::llama::Llama;
@@ -31,8 +31,12 @@ struct Run {
     /// Each step after it: one more token of every sequence.
     steps: Vec<f64>,
     cache_bytes: usize,
-    /// Of reading the prompt and of decoding, where the machine tells.
-    joules: Option<[f64; 2]>,
+    /// Of reading the prompt and of decoding.
+    energy: [Energy; 2],
+    /// Of the GPU right after, MHz.
+    clock: Option<f64>,
+    /// Steps ran kernel by kernel, though they should have been a recording's.
+    is_unrecorded: bool,
 }
 
 impl Run {
@@ -47,14 +51,20 @@ pub(super) fn measure(
     plan: &Plan,
     model: &Llama,
     shape: Shape,
-    meter: Option<&Meter>,
+    instruments: &Instruments,
 ) -> Result<Vec<Metric>, StageError> {
     let prompts = prompts(shape, model.config.vocab_size);
     let (mut runs, all) = (Vec::new(), plan.warmup + plan.repeat);
     for i in 0..all {
         ctx.checkpoint()?;
-        runs.push(run(model, &prompts, plan.generate, meter));
+        runs.push(run(model, &prompts, plan.generate, instruments));
         ctx.progress(i + 1, all, &format!("runs of {}", shape.name()));
+    }
+    if runs.iter().any(|run| run.is_unrecorded) {
+        ctx.log(format!(
+            "{}: the device refused to record decoding steps; they ran kernel by kernel",
+            shape.name()
+        ));
     }
     let first_use = runs[0].ttft + runs[0].decode();
     let mut metrics = figures(plan, shape, &runs[plan.warmup..]);
@@ -62,23 +72,28 @@ pub(super) fn measure(
     Ok(metrics)
 }
 
-fn run(model: &Llama, prompts: &[Vec<u32>], generate: usize, meter: Option<&Meter>) -> Run {
-    let mark = || meter.and_then(Meter::mark);
-    let start = mark();
+fn run(model: &Llama, prompts: &[Vec<u32>], generate: usize, instruments: &Instruments) -> Run {
+    let start = instruments.moment();
     let clock = Instant::now();
     let mut decoder = Decoder::start(model, prompts, generate);
     let ttft = clock.elapsed().as_secs_f64();
-    let between = mark();
+    let reading = instruments.since(&start, ttft);
+    let between = instruments.moment();
     let mut step = || {
         let clock = Instant::now();
         decoder.step();
         clock.elapsed().as_secs_f64()
     };
-    let steps = (1..generate).map(|_| step()).collect();
-    let spent = |from: Option<super::energy::Mark>| from.and_then(|from| meter?.joules_since(&from));
-    let decoding = between.as_ref().and_then(|from| meter?.joules_since(from));
-    let joules = spent(start).zip(decoding).map(|(whole, decoding)| [whole - decoding, decoding]);
-    Run { ttft, steps, cache_bytes: decoder.cache_bytes(), joules }
+    let steps: Vec<f64> = (1..generate).map(|_| step()).collect();
+    let decoding = instruments.since(&between, steps.iter().sum());
+    Run {
+        ttft,
+        steps,
+        cache_bytes: decoder.cache_bytes(),
+        energy: [reading, decoding],
+        clock: instruments.clock(),
+        is_unrecorded: decoder.is_unrecorded(),
+    }
 }
 
 /// The metrics of the runs that count.
@@ -104,7 +119,15 @@ fn figures(plan: &Plan, shape: Shape, runs: &[Run]) -> Vec<Metric> {
             summary(&name("cost"), "usd/Mtoken", Better::Lower, &cost)
         }));
     }
-    metrics.extend(energy(&name, runs, [batch * prompt, batch * after_first]));
+    let tokens = [batch * prompt, batch * after_first];
+    metrics.extend(energy(&name, "energy", runs, tokens, &|energy| energy.processor));
+    metrics.extend(energy(&name, "gpu-energy", runs, tokens, &|energy| energy.gpu));
+    metrics.extend(
+        runs.iter()
+            .map(|run| run.clock)
+            .collect::<Option<Vec<f64>>>()
+            .map(|clocks| summary(&name("gpu-clock"), "MHz", Better::Neither, &clocks)),
+    );
     let cache = runs.first().map_or(0, |run| run.cache_bytes) as f64;
     metrics.push(Metric::new(name("kv-cache"), cache, "bytes", Better::Lower));
     metrics
@@ -121,19 +144,21 @@ fn latencies(name: &str, runs: &[Run]) -> Vec<Metric> {
     [50, 95, 99].map(metric).into()
 }
 
-/// Joules per token read and per token decoded; nothing where a run could not be measured.
-fn energy(name: &dyn Fn(&str) -> String, runs: &[Run], tokens: [usize; 2]) -> Vec<Metric> {
-    let Some(joules) = runs.iter().map(|run| run.joules).collect::<Option<Vec<_>>>() else {
-        return Vec::new();
-    };
-    let parts = ["energy.prefill", "energy.decode"].into_iter().zip(tokens).enumerate();
-    let measured = parts.filter(|(_, (_, tokens))| *tokens > 0);
-    measured
-        .map(|(part, (what, tokens))| {
-            let per_token: Vec<f64> = joules.iter().map(|run| run[part] / tokens as f64).collect();
-            summary(&name(what), "J/token", Better::Lower, &per_token)
-        })
-        .collect()
+/// Joules per token read and per token decoded; nothing of what could not be measured in every run.
+fn energy(
+    name: &dyn Fn(&str) -> String,
+    of: &str,
+    runs: &[Run],
+    tokens: [usize; 2],
+    used: &dyn Fn(&Energy) -> Option<f64>,
+) -> Vec<Metric> {
+    let parts = ["prefill", "decode"].into_iter().zip(tokens).enumerate();
+    let measured = parts.filter(|(_, (_, tokens))| *tokens > 0).filter_map(|(part, (what, tokens))| {
+        let joules = runs.iter().map(|run| used(&run.energy[part])).collect::<Option<Vec<f64>>>()?;
+        let per_token: Vec<f64> = joules.iter().map(|joules| joules / tokens as f64).collect();
+        Some(summary(&name(&format!("{of}.{what}")), "J/token", Better::Lower, &per_token))
+    });
+    measured.collect()
 }
 
 /// Prompts of arbitrary tokens, the same in every run.
@@ -168,7 +193,8 @@ mod tests {
     }
 
     fn run_of(ttft: f64, step: f64) -> Run {
-        Run { ttft, steps: vec![step; 4], cache_bytes: 64, joules: None }
+        let energy = [Energy { processor: None, gpu: None }; 2];
+        Run { ttft, steps: vec![step; 4], cache_bytes: 64, energy, clock: None, is_unrecorded: false }
     }
 
     fn value(metrics: &[Metric], name: &str) -> f64 {
@@ -207,8 +233,13 @@ mod tests {
         let metrics = figures(&plan(1, Some(3.6)), SHAPE, &runs);
         let names: Vec<&str> = metrics.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(names, ["prefill.b2.p100", "ttft.b2.p100", "kv-cache.b2.p100"]);
-        let measured = [Run { joules: Some([20.0, 4.0]), ..run_of(0.5, 0.01) }];
+        let energy =
+            [Energy { processor: Some(20.0), gpu: None }, Energy { processor: Some(4.0), gpu: Some(8.0) }];
+        let measured = [Run { energy, clock: Some(1980.0), ..run_of(0.5, 0.01) }];
         let metrics = figures(&plan(5, None), SHAPE, &measured);
+        assert!((value(&metrics, "gpu-energy.decode.b2.p100") - 1.0).abs() < 1e-9);
+        assert!((value(&metrics, "gpu-clock.b2.p100") - 1980.0).abs() < 1e-9);
+        assert!(metrics.iter().all(|m| m.name != "gpu-energy.prefill.b2.p100"));
         assert!((value(&metrics, "energy.prefill.b2.p100") - 0.1).abs() < 1e-9);
         assert!((value(&metrics, "energy.decode.b2.p100") - 0.5).abs() < 1e-9);
         assert!(metrics.iter().all(|m| !m.name.starts_with("cost")));

@@ -25,8 +25,9 @@ pub(super) fn describe(count: usize) -> Result<Cuda, CudaAbsence> {
     let cuda = || -> Result<Cuda, DriverError> {
         let devices = (0..count).map(describe_one).collect::<Result<_, _>>()?;
         let cublaslt = qpipe_kernels::cublaslt();
-        let cublaslt =
-            cublaslt.map(|(version, path)| CublasLt { version, path }).map_err(|why| why.to_string());
+        let cublaslt = cublaslt
+            .map(|(version, path)| CublasLt { version, path })
+            .map_err(|why| format!("{why} (a file can be named in {})", super::settings::LIBRARY));
         Ok(Cuda { version: version()?, devices, cublaslt })
     };
     cuda().map_err(|error| absence(name(error)))
@@ -45,6 +46,19 @@ fn describe_one(ordinal: usize) -> Result<CudaDevice, DriverError> {
         free: free(ordinal),
         capability: (attribute(MAJOR)?, attribute(MINOR)?),
     })
+}
+
+pub(super) fn memory(index: usize) -> Option<u64> {
+    let device = device::get(index as i32).ok()?;
+    unsafe { device::total_mem(device) }.ok().map(|bytes| bytes as u64)
+}
+
+/// `GPU-` and 16 bytes, as NVIDIA writes them.
+pub(super) fn uuid(index: usize) -> Option<String> {
+    let uuid = device::get_uuid(device::get(index as i32).ok()?).ok()?;
+    let hex = format!("{:032x}", u128::from_be_bytes(uuid.bytes.map(i8::cast_unsigned)));
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    Some(format!("GPU-{}", parts.join("-")))
 }
 
 /// Only who has opened a device can ask; one that is full or kept for another process is not to be opened.

@@ -9,7 +9,7 @@ use qpipe_sdk::{Better, Metric, StageError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::scoring::{Scoring, Subject};
-use super::shard;
+use super::shard::{self, Most};
 use super::statistics::{bootstrap_stderr, quantile};
 use crate::model::score::{self, Continuation, Divergence};
 
@@ -58,7 +58,7 @@ pub(super) fn metrics(scoring: &Scoring<'_>, items: &[Vec<Continuation>]) -> Res
         return Ok(figures(tokens, [Some(0.0); 2], 0.0, 0.0, 1.0));
     }
     let mut all = Vec::with_capacity(most);
-    for part in shard::cut(items) {
+    for part in shard::cut(items, Most::of(scoring.model)) {
         all.extend(compared(scoring, base, part)?);
         scoring.ctx.progress(all.len(), most, "items compared");
     }
@@ -70,8 +70,8 @@ fn compared(
     base: &Subject<'_>,
     items: &[Vec<Continuation>],
 ) -> Result<Vec<Compared>, StageError> {
-    let key =
-        shard::key(scoring, scoring.model, "evaluate/divergence", items).input("base", base.artifact.digest);
+    let key = shard::key(scoring, scoring.model, "evaluate/divergence", shard::digest(items))
+        .input("base", base.artifact.digest);
     shard::unit(scoring, &key, || {
         let plan = scoring.plan(scoring.model);
         let asked = items.concat();

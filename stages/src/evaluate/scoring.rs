@@ -1,6 +1,8 @@
 //! What a task works with: its parameters and data, the model to score and the one to compare with, both loaded only
 //! when something is not in the cache yet.
 
+use std::sync::Arc;
+
 use once_cell::unsync::OnceCell;
 use qpipe_cache::Digest;
 use qpipe_formats::Tokenizer;
@@ -16,7 +18,8 @@ use crate::artifact::ModelArtifact;
 use crate::device::ComputeDevice;
 use crate::model::llama::Llama;
 use crate::model::score::{Continuation, Plan};
-use crate::weights::{LoadedModel, load_model};
+use crate::residency;
+use crate::weights::LoadedModel;
 
 /// A model under evaluation.
 pub(super) struct Subject<'a> {
@@ -27,18 +30,16 @@ pub(super) struct Subject<'a> {
     pub(super) is_batch_dependent: bool,
     pub(super) device: ComputeDevice,
     pub(super) tokenizer: Tokenizer,
-    loaded: OnceCell<LoadedModel>,
+    loaded: OnceCell<Arc<LoadedModel>>,
 }
 
 impl<'a> Subject<'a> {
     pub(super) fn open(ctx: &'a Context<'a>, port: &str, device: ComputeDevice) -> Result<Self, StageError> {
         let artifact = ctx.input(port)?;
         let document = ModelArtifact::read(ctx.store, artifact)?;
-        let bytes = ctx.store.read(&document.tokenizer)?;
         let (bos, eos) = (document.config.bos_token_id, document.config.eos_token_id);
-        let tokenizer = Tokenizer::from_json_bytes(&bytes)
-            .and_then(|tokenizer| tokenizer.with_special_ids(bos, eos))
-            .map_err(StageError::config)?;
+        let tokenizer = crate::tokenizers::tokenizer(ctx.store, &document.tokenizer)?;
+        let tokenizer = tokenizer.with_special_ids(bos, eos).map_err(StageError::config)?;
         Ok(Self {
             ctx,
             artifact,
@@ -51,7 +52,7 @@ impl<'a> Subject<'a> {
     }
 
     pub(super) fn llama(&self) -> Result<&Llama, StageError> {
-        let load = || load_model(self.ctx.store, self.artifact, self.device, self.context_len());
+        let load = || residency::model(self.ctx.store, self.artifact, self.device, self.context_len());
         Ok(&self.loaded.get_or_try_init(load)?.llama)
     }
 

@@ -11,21 +11,38 @@
 //! an earlier run scored is found as a shorter shard with the same beginning, so that only new items are scored. A
 //! model whose scores depend on what else is in the batch gets no such pieces: its last shard is scored again.
 
-use qpipe_cache::{Digest, KeyDoc, Lookup};
+use qpipe_cache::{Digest, KeyDoc, Lookup, Pieces};
 use qpipe_sdk::protocol::wire::Number;
 use qpipe_sdk::{StageError, UnitOutput};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::scoring::{Scoring, Subject};
+use crate::device::ComputeDevice;
 use crate::model::score::{self, Continuation, PLAN, Score};
 
 /// Raised when scoring changes for equal inputs.
 const SEMANTICS: u32 = 2;
-/// Tokens of a shard, at least one item.
-const TOKENS: usize = 8192;
-/// Items of a shard at most.
-const ITEMS: usize = 128;
+/// Most of a shard, which has at least one item. A GPU is through a shard of a CPU's before its batches are full.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    tokens: usize,
+    items: usize,
+}
+
+impl Most {
+    /// What takes up to a minute on two cores.
+    const ON_CPU: Self = Self { tokens: 8192, items: 128 };
+    /// What takes about as long as to record that it is done, for a small model, or a few seconds, for a large one.
+    const ON_GPU: Self = Self { tokens: 131_072, items: 2048 };
+
+    pub(super) fn of(subject: &Subject<'_>) -> Self {
+        match subject.device {
+            ComputeDevice::Cpu => Self::ON_CPU,
+            ComputeDevice::Cuda(_) => Self::ON_GPU,
+        }
+    }
+}
 /// The one output of a shard.
 const LOG: &str = "items";
 
@@ -85,13 +102,13 @@ pub(super) fn scores(
     items: &[Vec<Continuation>],
 ) -> Result<Vec<ItemScore>, StageError> {
     let mut scored = Vec::with_capacity(items.len());
-    for shard in cut(items) {
-        let key = |part: &[Vec<Continuation>]| key(scoring, subject, "evaluate/score", part);
+    for shard in cut(items, Most::of(subject)) {
         let mut rest = shard;
         while !rest.is_empty() {
-            let part = &rest[..known_prefix(scoring, subject, rest, &key)];
+            let (len, key) = known_prefix(scoring, subject, rest);
+            let part = &rest[..len];
             let done = scored.len();
-            scored.extend(unit(scoring, &key(part), || {
+            scored.extend(unit(scoring, &key, || {
                 score_items(scoring, subject, part, &|part| {
                     scoring.ctx.progress(done + part, items.len(), "items");
                 })
@@ -104,64 +121,72 @@ pub(super) fn scores(
 }
 
 /// Runs of items that are scored together.
-pub(super) fn cut(items: &[Vec<Continuation>]) -> Vec<&[Vec<Continuation>]> {
+pub(super) fn cut(items: &[Vec<Continuation>], most: Most) -> Vec<&[Vec<Continuation>]> {
     let (mut all, mut rest) = (Vec::new(), items);
     while !rest.is_empty() {
         let mut tokens = 0;
         let fits = |item: &&Vec<Continuation>| {
             tokens += item.iter().map(|r| r.context.len() + r.continuation.len()).sum::<usize>();
-            tokens <= TOKENS
+            tokens <= most.tokens
         };
-        let (now, later) = rest.split_at(rest.iter().take(ITEMS).take_while(fits).count().max(1));
+        let (now, later) = rest.split_at(rest.iter().take(most.items).take_while(fits).count().max(1));
         all.push(now);
         rest = later;
     }
     all
 }
 
-/// How many of a shard's items an earlier run has scored as one unit; all of them where there is none.
+/// How many of a shard's items an earlier run has scored as one unit, all of them where there is none; and their key.
 fn known_prefix(
     scoring: &Scoring<'_>,
     subject: &Subject<'_>,
     items: &[Vec<Continuation>],
-    key: &dyn Fn(&[Vec<Continuation>]) -> KeyDoc,
-) -> usize {
-    let is_known =
-        |len: &usize| matches!(scoring.ctx.store.lookup(&key(&items[..*len]).key()), Lookup::Hit(_));
-    if subject.is_batch_dependent {
-        return items.len();
+) -> (usize, KeyDoc) {
+    let mut pieces = Pieces::default();
+    let mut keys = items.iter().map(|item| {
+        pieces.add(&encoded(item));
+        key(scoring, subject, "evaluate/score", pieces.digest())
+    });
+    if !subject.is_batch_dependent {
+        let keys: Vec<KeyDoc> = keys.by_ref().collect();
+        let known = |key: &KeyDoc| matches!(scoring.ctx.store.lookup(&key.key()), Lookup::Hit(_));
+        let len = keys.iter().rposition(known).map_or(items.len(), |last| last + 1);
+        let key = keys.into_iter().nth(len - 1);
+        return (len, key.unwrap_or_else(|| unreachable!("a shard has an item")));
     }
-    (1..=items.len()).rev().find(is_known).unwrap_or(items.len())
+    (items.len(), keys.last().unwrap_or_else(|| unreachable!("a shard has an item")))
 }
 
-/// The key of what is computed of some items.
-pub(super) fn key(
-    scoring: &Scoring<'_>,
-    subject: &Subject<'_>,
-    kind: &str,
-    items: &[Vec<Continuation>],
-) -> KeyDoc {
+/// What tells items apart.
+pub(super) fn digest(items: &[Vec<Continuation>]) -> Digest {
+    let mut pieces = Pieces::default();
+    for item in items {
+        pieces.add(&encoded(item));
+    }
+    pieces.digest()
+}
+
+/// The key of what is computed of some items, which are told apart by their [`digest`].
+pub(super) fn key(scoring: &Scoring<'_>, subject: &Subject<'_>, kind: &str, asked: Digest) -> KeyDoc {
     KeyDoc::new(kind, SEMANTICS)
         .input("model", subject.artifact.digest)
-        .input("asked", Digest::of_bytes(&encoded(items)))
+        .input("asked", asked)
         .param("plan", i64::from(PLAN))
         .param("batch-tokens", scoring.batch_tokens as i64)
         .numerics(subject.device.numerics())
 }
 
 /// Token ids as bytes, each list with its length in front.
-fn encoded(items: &[Vec<Continuation>]) -> Vec<u8> {
+fn encoded(item: &[Continuation]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut list = |ids: &[u32]| {
         bytes.extend((ids.len() as u64).to_le_bytes());
         bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
     };
-    for item in items {
-        list(&[item.len() as u32]);
-        for request in item {
-            list(&request.context);
-            list(&request.continuation);
-        }
+    list(&[item.len() as u32]);
+    for request in item {
+        list(&request.context);
+        list(&request.continuation);
     }
     bytes
 }
@@ -220,7 +245,7 @@ mod tests {
         let items: Vec<_> = (0..900).map(|i| item(20 + i * 37 % 300)).collect();
         let ends = |items: &[Vec<Continuation>]| {
             let mut end = 0;
-            cut(items)
+            cut(items, Most::ON_CPU)
                 .into_iter()
                 .map(|shard| {
                     end += shard.len();

@@ -88,10 +88,10 @@ impl<'a> Decoder<'a> {
         self.cache.bytes()
     }
 
-    /// Whether steps are replays of a recorded CUDA graph.
-    pub fn is_recorded(&self) -> bool {
+    /// Whether a GPU refused to record steps as a CUDA graph, so that they run kernel by kernel.
+    pub fn is_unrecorded(&self) -> bool {
         #[cfg(feature = "cuda")]
-        return self.on_cuda.as_ref().is_some_and(super::on_cuda::stepper::Stepper::is_recorded);
+        return self.on_cuda.as_ref().is_some_and(super::on_cuda::stepper::Stepper::is_unrecorded);
         #[cfg(not(feature = "cuda"))]
         false
     }

@@ -34,7 +34,10 @@ struct Projection {
 }
 
 /// Linear layers of one input.
-#[expect(clippy::large_enum_variant, reason = "two per layer, and all are handles")]
+#[cfg_attr(
+    feature = "cuda",
+    expect(clippy::large_enum_variant, reason = "two per layer, and all are handles")
+)]
 enum Projections<const N: usize> {
     Apart([Projection; N]),
     /// As one product, whose rows hold the results side by side.
@@ -67,6 +70,9 @@ pub struct Llama {
     /// `None`: tied to the embedding.
     head: Option<Linear>,
     rope: Rope,
+    /// Where it runs in our kernels.
+    #[cfg(feature = "cuda")]
+    gpu: Option<super::on_cuda::Gpu>,
     /// The last recorded decoding step and the cache that it writes to.
     #[cfg(feature = "cuda")]
     recorded: std::sync::Mutex<Option<(KvCache, Stepper)>>,
@@ -115,6 +121,8 @@ impl Llama {
             place,
             layers,
             head,
+            #[cfg(feature = "cuda")]
+            gpu: if place == Place::Cuda { super::on_cuda::Gpu::of(device) } else { None },
             #[cfg(feature = "cuda")]
             recorded: std::sync::Mutex::default(),
         })
@@ -194,7 +202,7 @@ impl Llama {
         let capacity = capacity.next_multiple_of(ROOM);
         let kept = self.recorded.lock().unwrap_or_else(PoisonError::into_inner).take();
         // one of another shape is let go before there is another
-        match kept.filter(|(cache, stepper)| stepper.batch() == batch && cache.capacity() == capacity) {
+        match kept.filter(|(cache, stepper)| stepper.serves(batch) && cache.capacity() == capacity) {
             Some((mut cache, stepper)) => {
                 cache.len = 0;
                 (cache, Some(stepper))
@@ -203,10 +211,22 @@ impl Llama {
         }
     }
 
+    /// Lets go of what decoding left for the next batch.
+    pub fn forget_steps(&self) {
+        #[cfg(feature = "cuda")]
+        drop(self.recorded.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     /// Leaves a decoding step, and its cache, for the next batch.
     #[cfg(feature = "cuda")]
     pub(super) fn keep_steps(&self, cache: KvCache, stepper: Stepper) {
         *self.recorded.lock().unwrap_or_else(PoisonError::into_inner) = Some((cache, stepper));
+    }
+
+    /// The GPU whose kernels of ours it runs in, if it does.
+    #[cfg(feature = "cuda")]
+    pub(super) fn gpu(&self) -> Option<&super::on_cuda::Gpu> {
+        self.gpu.as_ref()
     }
 
     /// Whether it runs in our kernels.
@@ -230,7 +250,7 @@ impl Llama {
                 ops::swiglu(gate, self.linear(up, x), self.compute, self.place)
             }
             #[cfg(feature = "cuda")]
-            Projections::Joined(both) => super::on_cuda::swiglu_joined(self.linear(both, x)),
+            Projections::Joined(both) => super::on_cuda::swiglu_joined(&self.linear(both, x)),
         };
         self.linear(&layer.down, gated)
     }

@@ -1,19 +1,21 @@
 //! What a CUDA device computes in kernels of our own ([`qpipe_kernels`]): burn's tensors in, burn's tensors out. Activations
 //! are in the compute dtype itself; sums are taken in f32.
 
+use std::pin::Pin;
+
 use burn::tensor::{DType, Device, FloatDType, Int, Shape, Tensor};
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice, kernel};
 use cubecl::bytes::Bytes;
 use cubecl::client::Client;
-use cubecl::server::Handle;
+use cubecl::server::{Handle, ServerError};
 use half::{bf16, f16};
 use qpipe_codecs::OutlierThreshold;
 use qpipe_formats::{DType as StoredDtype, LlamaConfig, TensorView};
 use qpipe_kernels::{
-    Cache, Codes, Dtype, Format4, Gemm, Heads, KernelError, MOST_BATCH_ROWS, MOST_ROWS, Operands, Packed4,
-    SCORES,
+    Cache, Codes, Dtype, Format4, Gemm, Heads, KernelError, LEAST_ROWS, MOST_BATCH_ROWS, MOST_ROWS, Operands,
+    Packed4, SCORES, Widened,
 };
 use rayon::prelude::*;
 
@@ -58,13 +60,13 @@ fn kernel_dtype(dtype: DType) -> Dtype {
 
 /// A device's client, and the device as its tensors name it.
 #[derive(Clone)]
-struct Gpu {
+pub(super) struct Gpu {
     client: Client,
     device: CubeDevice,
 }
 
 impl Gpu {
-    fn of(device: &Device) -> Option<Self> {
+    pub(super) fn of(device: &Device) -> Option<Self> {
         let probe: CubeTensor = Tensor::<1>::empty([1], device).try_into_primitive::<CubeBackend>().ok()?;
         Some(Self { client: probe.client, device: probe.device })
     }
@@ -73,11 +75,18 @@ impl Gpu {
         Self { client: tensor.client.clone(), device: tensor.device.clone() }
     }
 
-    /// Bytes in the device's memory, by way of memory that it copies from by itself.
-    fn upload(&self, bytes: Vec<u8>) -> Handle {
-        let mut bytes = Bytes::from_bytes_vec(bytes);
-        self.client.staging(std::iter::once(&mut bytes), false);
-        self.client.create(bytes)
+    /// Bytes in the device's memory, in a buffer of whole units of what kernels read.
+    fn upload(&self, parts: &[&[u8]]) -> Handle {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>().next_multiple_of(ALIGNMENT as usize);
+        match qpipe_kernels::upload(&self.client, parts, len) {
+            Ok(handle) => handle,
+            // no pinned memory is to be had: a copy that the driver makes
+            Err(_) => self.client.create(Bytes::from_bytes_vec({
+                let mut bytes = parts.concat();
+                bytes.resize(len, 0);
+                bytes
+            })),
+        }
     }
 
     /// A handle as a tensor of its own.
@@ -129,7 +138,7 @@ pub(crate) fn dense<const D: usize>(
     };
     let to = stored(compute);
     if from == to || to == DType::F32 {
-        let tensor = gpu.tensor(gpu.upload(view.bytes.to_vec()), shape, from);
+        let tensor = gpu.tensor(gpu.upload(&[view.bytes]), shape, from);
         return Some(if from == to { tensor } else { tensor.cast(float(compute)) });
     }
     let mut values = qpipe_formats::to_f32(view);
@@ -139,7 +148,7 @@ pub(crate) fn dense<const D: usize>(
         ComputeDtype::F16 => values.par_iter().flat_map_iter(|v| f16::from_f32(*v).to_le_bytes()).collect(),
         ComputeDtype::Bf16 => values.par_iter().flat_map_iter(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
     };
-    Some(gpu.tensor(gpu.upload(bytes), shape, to))
+    Some(gpu.tensor(gpu.upload(&[&bytes]), shape, to))
 }
 
 /// `x · Wᵀ`: `[rows, inner]` and `[out, inner]` of one dtype → `[rows, out]` of `result`. Few rows are our kernel's, many are
@@ -154,6 +163,12 @@ pub(super) fn multiply(x: Tensor<2>, weight: Tensor<2>, result: ComputeDtype) ->
     let (from, to) = (kernel_dtype(x.dtype), kernel_dtype(dtype));
     if rows <= MOST_ROWS
         && let Ok(y) = qpipe_kernels::multiply_dense(&x.client, &x.handle, &weight.handle, shape, from, to)
+    {
+        return gpu.tensor(y, [rows, out], dtype);
+    }
+    if rows >= LEAST_ROWS
+        && (from, to) == (Dtype::F32, Dtype::F32)
+        && let Ok(y) = qpipe_kernels::gemm_f32(&x.client, &x.handle, &weight.handle, shape)
     {
         return gpu.tensor(y, [rows, out], dtype);
     }
@@ -204,7 +219,7 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 }
 
 /// The same of a product's rows that hold a gate and then what it is multiplied with.
-pub(super) fn swiglu_joined(y: Tensor<2>) -> Tensor<2> {
+pub(super) fn swiglu_joined(y: &Tensor<2>) -> Tensor<2> {
     let (y, [_, both]) = (buffer(y.clone()), y.dims());
     let width = both / 2;
     let up = y.handle.clone().offset_start((width * y.dtype.size()) as u64);
@@ -231,6 +246,7 @@ impl Start {
 }
 
 /// Queries, keys and values as products gave them.
+#[expect(clippy::large_enum_variant, reason = "one at a time, of handles")]
 pub(super) enum Projected {
     /// `[batch · seq, heads · dim]`, and keys and values `[batch · seq, kv heads · dim]`.
     Apart([Tensor<2>; 3]),
@@ -284,22 +300,39 @@ pub(super) fn embed(table: &Tensor<2>, tokens: &Handle, rows: usize) -> Tensor<2
     Gpu::of_tensor(&table).tensor(handled(made), [rows, width], table.dtype)
 }
 
-/// Scores of `targets` under logits `[targets, vocabulary]` in f32.
-pub(super) fn token_scores(logits: Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
+/// Scores that are on their way from the device.
+pub(super) struct Scores<'a> {
+    read: Pin<Box<dyn Future<Output = Result<Vec<Bytes>, ServerError>> + Send + 'a>>,
+    targets: Vec<u32>,
+}
+
+/// Scores of `targets` under logits `[targets, vocabulary]` in f32; nothing is waited for.
+pub(super) fn token_scores<'a>(gpu: &'a Gpu, logits: Tensor<2>, targets: &[u32]) -> Scores<'a> {
     let shape = logits.dims();
     let logits = buffer(logits);
     let mut bytes: Vec<u8> = targets.iter().flat_map(|target| target.to_le_bytes()).collect();
     bytes.resize(bytes.len().next_multiple_of(ALIGNMENT as usize), 0);
     let wanted = logits.client.create_from_slice(&bytes);
     let scores = qpipe_kernels::log_softmax_at(&logits.client, &logits.handle, &wanted, shape);
-    let scores = Gpu::of_tensor(&logits).tensor(scores, [targets.len(), SCORES], DType::F32);
-    let values = super::ops::host_values(scores);
-    let rows = values.as_chunks::<SCORES>().0.iter().zip(targets);
-    rows.map(|([largest, log_sum, logit, likeliest], target)| TokenScore {
-        log_likelihood: f64::from(logit - largest) - f64::from(*log_sum),
-        greedy: likeliest.to_bits() == *target,
-    })
-    .collect()
+    Scores { read: Box::pin(gpu.client.read_async(vec![scores])), targets: targets.to_vec() }
+}
+
+impl Scores<'_> {
+    pub(super) fn wait(self) -> Vec<TokenScore> {
+        let parts = match cubecl::future::block_on(self.read) {
+            Ok(parts) => parts,
+            Err(error) => panic!("the device failed: {error}"),
+        };
+        let values =
+            parts.iter().flat_map(|bytes| bytes.as_chunks::<4>().0).map(|bytes| f32::from_le_bytes(*bytes));
+        let values: Vec<f32> = values.collect();
+        let rows = values.as_chunks::<SCORES>().0.iter().zip(&self.targets);
+        rows.map(|([largest, log_sum, logit, likeliest], target)| TokenScore {
+            log_likelihood: f64::from(logit - largest) - f64::from(*log_sum),
+            greedy: likeliest.to_bits() == *target,
+        })
+        .collect()
+    }
 }
 
 /// The product with an int8 weight whose codes `[out, inner]` and `scb` lie in the device's memory: `[rows, inner]` →
@@ -311,14 +344,15 @@ pub(super) fn int8(
     result: ComputeDtype,
 ) -> Option<Tensor<2>> {
     let ([rows, inner], [out, _], to) = (x.dims(), weight.codes.dims(), stored(result));
-    if !inner.is_multiple_of(16) {
-        return None;
+    if rows == 0 {
+        return Some(Tensor::empty([0, out], (&x.device(), to)));
     }
     let (codes, scb) = (int_buffer(weight.codes.clone()), buffer(weight.scb.clone()));
     let stored = qpipe_kernels::Int8Weight { codes: &codes.handle, scb: &scb.handle, out, inner };
     let threshold = match product {
         Int8Product::WeightOnly => {
-            let restored = qpipe_kernels::dequantize_int8(&codes.client, stored, kernel_dtype(x.dtype()));
+            let restored =
+                qpipe_kernels::dequantize_int8(&codes.client, stored, kernel_dtype(x.dtype())).ok()?;
             let restored = Gpu::of_tensor(&codes).tensor(restored, [out, inner], x.dtype());
             return Some(multiply(x.clone(), restored, result));
         }
@@ -326,16 +360,27 @@ pub(super) fn int8(
         Int8Product::LlmInt8(OutlierThreshold::AtLeast(limit)) => Some(limit),
     };
     let given = buffer(x.clone());
-    let (gpu, client) = (Gpu::of_tensor(&given), &given.client);
+    let (gpu, client) = (Gpu::of_tensor(&given), given.client.clone());
+    let client = &client;
     let (dtype, to_dtype) = (kernel_dtype(given.dtype), kernel_dtype(to));
+    let width = inner.next_multiple_of(16);
+    let wide = |handle: &Handle, rows: usize, what: Widened| {
+        if width == inner {
+            return Some(handle.clone());
+        }
+        qpipe_kernels::widen(client, handle, [rows, inner], width, what).ok()
+    };
+    let given = wide(&given.handle, rows, Widened::Activations(dtype))?;
+    let codes = wide(&codes.handle, out, Widened::Codes)?;
+    let stored = qpipe_kernels::Int8Weight { codes: &codes, inner: width, ..stored };
     let quantized = |form| {
-        qpipe_kernels::quantize_activations(client, &given.handle, [rows, inner], threshold, dtype, form).ok()
+        qpipe_kernels::quantize_activations(client, &given, [rows, width], threshold, dtype, form).ok()
     };
     if rows > MOST_ROWS {
         let x = quantized(Codes::Byte)?;
-        let product = Gemm::linear([rows, out, inner], Operands::Int8);
-        if let Ok(sums) = qpipe_kernels::gemm(client, &x.codes, &codes.handle, product) {
-            let y = qpipe_kernels::join_int8(client, &sums, &x, stored, dtype, to_dtype);
+        let product = Gemm::linear([rows, out, width], Operands::Int8);
+        if let Ok(sums) = qpipe_kernels::gemm(client, &x.codes, &codes, product) {
+            let y = qpipe_kernels::join_int8(client, &sums, &x, stored, dtype, to_dtype).ok()?;
             return Some(gpu.tensor(y, [rows, out], to));
         }
     }
@@ -343,6 +388,15 @@ pub(super) fn int8(
     let x = quantized(Codes::Half)?;
     let y = qpipe_kernels::multiply_int8(client, &x, stored, dtype, to_dtype).ok()?;
     Some(gpu.tensor(y, [rows, out], to))
+}
+
+/// Codes of int8 weights that stand one after the other, `shape` together.
+pub(super) fn int8_codes(codes: &[&[i8]], shape: [usize; 2], device: &Device) -> Option<Tensor<2, Int>> {
+    let Gpu { client, device } = Gpu::of(device)?;
+    let parts: Vec<&[u8]> = codes.iter().map(|part| bytemuck::cast_slice(part)).collect();
+    let handle = Gpu { client: client.clone(), device: device.clone() }.upload(&parts);
+    let codes = CubeTensor::new_contiguous(client, device, Shape::from(shape), handle, DType::I8);
+    Some(Tensor::from_primitive::<CubeBackend>(codes))
 }
 
 fn int_buffer(x: Tensor<2, Int>) -> CubeTensor {
@@ -368,11 +422,9 @@ impl Four {
         device: &Device,
     ) -> Option<Self> {
         let place = Gpu::of(device)?;
-        let mut padded = codes.concat();
-        // the kernels read whole units of 16 bytes
-        padded.resize(len.div_ceil(32) * 16, 0);
-        let codes = place.upload(padded);
-        let absmax = place.upload(bytemuck::cast_slice(&absmax.concat()).to_vec());
+        let codes = place.upload(codes);
+        let absmax: Vec<&[u8]> = absmax.iter().map(|part| bytemuck::cast_slice(part)).collect();
+        let absmax = place.upload(&absmax);
         Some(Self { packed: Packed4 { format, len, codes, absmax }, place })
     }
 

@@ -10,6 +10,14 @@ use super::linear::{Int8Product, PackedCodes, PackedWeight, as_i8};
 use super::llm_int8::{self, Int8Weight};
 use super::ops::Place;
 
+fn int8_codes(codes: &[&[i8]], shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
+    #[cfg(feature = "cuda")]
+    if let Some(codes) = super::on_cuda::int8_codes(codes, shape, device) {
+        return codes;
+    }
+    Tensor::from_data(TensorData::new(codes.concat(), shape), (device, DType::I8))
+}
+
 /// A quantized weight `[out, inner]` on a device.
 pub struct Resident {
     out: usize,
@@ -46,7 +54,7 @@ impl Resident {
                 let part = |weight: &'_ PackedWeight| match &weight.codes {
                     PackedCodes::Four { kind: k, block: b, .. } if (k, b) != (kind, block) => None,
                     PackedCodes::Four { .. }
-                        if weight.out * inner % block.get() == 0 || weights.len() == 1 =>
+                        if (weight.out * inner).is_multiple_of(block.get()) || weights.len() == 1 =>
                     {
                         Some(())
                     }
@@ -63,7 +71,7 @@ impl Resident {
                     .map(|four| Codes::Four(four.into()))
             }
             PackedCodes::Int8 { product, .. } => {
-                let (mut codes, mut scales) = (Vec::with_capacity(out * inner), Vec::with_capacity(out));
+                let (mut codes, mut scales) = (Vec::with_capacity(weights.len()), Vec::with_capacity(out));
                 for weight in weights {
                     let PackedCodes::Int8 { codes: some, scb, product: p } = &weight.codes else {
                         return None;
@@ -71,11 +79,10 @@ impl Resident {
                     if p != product {
                         return None;
                     }
-                    codes.extend_from_slice(as_i8(some));
+                    codes.push(as_i8(some));
                     scales.extend_from_slice(scb);
                 }
-                let codes =
-                    Tensor::<2, Int>::from_data(TensorData::new(codes, [out, inner]), (device, DType::I8));
+                let codes = int8_codes(&codes, [out, inner], device);
                 let scb = Tensor::from_data(TensorData::new(scales, [out]), device);
                 Some(Codes::Int8 { weight: Int8Weight { codes, scb }.into(), product: *product })
             }

@@ -61,19 +61,59 @@ pub fn score<E>(
     let inputs = plan::distinct_inputs(asked, model.config.max_position_embeddings);
     let mut scores = vec![Score { log_likelihood: 0.0, tokens: 0, greedy: true }; asked.len()];
     let mut done = 0;
-    for batch in plan.batches(&inputs) {
-        let scored = scored_rows(&batch);
-        let hidden = hidden_rows(model, &batch, &scored);
-        for (owner, token) in scored.owners.iter().zip(token_scores(model, &hidden, &scored.targets)) {
-            let score = &mut scores[*owner];
+    let mut finish = |Coming { owners, tokens, inputs: some }: Coming<'_>| {
+        for (owner, token) in owners.into_iter().zip(tokens.wait()) {
+            let score = &mut scores[owner];
             score.log_likelihood += token.log_likelihood;
             score.tokens += 1;
             score.greedy &= token.greedy;
         }
-        done += batch.inputs.len();
-        after_batch(done, inputs.len())?;
+        done += some;
+        after_batch(done, inputs.len())
+    };
+    let mut coming = None;
+    for batch in plan.batches(&inputs) {
+        let scored = scored_rows(&batch);
+        let hidden = hidden_rows(model, &batch, &scored);
+        let tokens = coming_scores(model, &hidden, &scored.targets);
+        let next = Coming { owners: scored.owners, tokens, inputs: batch.inputs.len() };
+        if next.tokens.are_here() {
+            finish(next)?;
+        } else if let Some(before) = coming.replace(next) {
+            finish(before)?;
+        }
     }
+    coming.map_or(Ok(()), finish)?;
     Ok(scores)
+}
+
+/// A batch's scores. A GPU works on the next batch while those of the one before are waited for.
+struct Coming<'a> {
+    /// Of each token, whose score it adds to.
+    owners: Vec<usize>,
+    tokens: Tokens<'a>,
+    /// How many inputs the batch has.
+    inputs: usize,
+}
+
+/// Scores of tokens.
+enum Tokens<'a> {
+    Here(Vec<TokenScore>),
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "on the CPU nothing is waited for"))]
+    Coming(Box<dyn FnOnce() -> Vec<TokenScore> + 'a>),
+}
+
+impl Tokens<'_> {
+    fn are_here(&self) -> bool {
+        matches!(self, Self::Here(_))
+    }
+
+    fn wait(self) -> Vec<TokenScore> {
+        match self {
+            Self::Here(scores) => scores,
+            Self::Coming(wait) => wait(),
+        }
+    }
 }
 
 /// The scored rows of a batch: where they stand in its last forward pass, what is asked of them, and for whom.
@@ -137,24 +177,30 @@ fn tokens(model: &Llama, inputs: &[&Input], from: usize, width: usize) -> Tensor
 
 /// Scores of `targets` under the logits of hidden states `[targets, hidden]`.
 pub fn token_scores(model: &Llama, hidden: &Tensor<2>, targets: &[u32]) -> Vec<TokenScore> {
+    coming_scores(model, hidden, targets).wait()
+}
+
+fn coming_scores<'a>(model: &'a Llama, hidden: &Tensor<2>, targets: &[u32]) -> Tokens<'a> {
     let vocabulary = model.config.vocab_size;
-    #[cfg(not(feature = "cuda"))]
-    let budget = LOGIT_BUDGET;
+    let rows_of = |i: usize, step: usize, len: usize| hidden.clone().narrow(0, i * step, len);
     #[cfg(feature = "cuda")]
-    let budget = if model.is_on_cuda() { LOGIT_BUDGET_ON_CUDA } else { LOGIT_BUDGET };
-    let step = (budget / vocabulary).max(1);
+    if let Some(gpu) = model.gpu() {
+        let step = (LOGIT_BUDGET_ON_CUDA / vocabulary).max(1);
+        let part = |(i, wanted): (usize, &[u32])| {
+            super::on_cuda::token_scores(gpu, model.logits(rows_of(i, step, wanted.len())), wanted)
+        };
+        let parts: Vec<_> = targets.chunks(step).enumerate().map(part).collect();
+        return Tokens::Coming(Box::new(|| {
+            parts.into_iter().flat_map(super::on_cuda::Scores::wait).collect()
+        }));
+    }
+    let step = (LOGIT_BUDGET / vocabulary).max(1);
     let mut scores = Vec::with_capacity(targets.len());
     for (i, wanted) in targets.chunks(step).enumerate() {
-        let rows = hidden.clone().narrow(0, i * step, wanted.len());
-        #[cfg(feature = "cuda")]
-        if model.is_on_cuda() {
-            scores.extend(super::on_cuda::token_scores(model.logits(rows), wanted));
-            continue;
-        }
-        let logits = host_values(model.logits(rows));
+        let logits = host_values(model.logits(rows_of(i, step, wanted.len())));
         scores.par_extend(logits.par_chunks(vocabulary).zip(wanted).map(|(row, id)| token_score(row, *id)));
     }
-    scores
+    Tokens::Here(scores)
 }
 
 /// The largest logit and the logarithm of the sum of `exp(logit − largest)`.

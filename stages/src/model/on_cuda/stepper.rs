@@ -20,12 +20,14 @@ pub(in super::super) struct Stepper {
     /// Of each sequence the token that the next step reads, `[batch]`, u32.
     tokens: Handle,
     batch: usize,
+    thread: std::thread::ThreadId,
     start: Start,
     /// Of the last step, `[batch, vocabulary]`.
     logits: Tensor<2>,
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one of a model")]
 enum State {
     /// How many steps have run.
     Warm(u32),
@@ -43,7 +45,8 @@ impl Stepper {
         let tokens = client.create_from_slice(&padded(&vec![0; batch]));
         // picking moves on to the position after the prompt
         let start = Start::at(len - 1, device)?;
-        let stepper = Self { client, tokens, batch, start, logits, state: State::Warm(0) };
+        let thread = std::thread::current().id();
+        let stepper = Self { client, tokens, batch, thread, start, logits, state: State::Warm(0) };
         stepper.pick(&stepper.logits);
         Some(stepper)
     }
@@ -56,9 +59,10 @@ impl Stepper {
         self.pick(&self.logits);
     }
 
-    /// Sequences that advance in step.
-    pub(in super::super) fn batch(&self) -> usize {
-        self.batch
+    /// Whether so many sequences can advance in it: a recording runs on the stream of the thread that made it, and what is
+    /// written and read besides it must be on the same.
+    pub(in super::super) fn serves(&self, batch: usize) -> bool {
+        self.batch == batch && self.thread == std::thread::current().id()
     }
 
     /// Feeds each sequence's token, and picks the likeliest next ones.
@@ -112,9 +116,9 @@ impl Stepper {
         super::super::ops::host_values(self.logits.clone())
     }
 
-    /// Whether steps are a recorded graph's.
-    pub(in super::super) fn is_recorded(&self) -> bool {
-        matches!(self.state, State::Recorded(..))
+    /// Whether the device refused to record.
+    pub(in super::super) fn is_unrecorded(&self) -> bool {
+        matches!(self.state, State::Refused)
     }
 
     fn record(&self, model: &Llama, cache: &mut KvCache) -> Option<(Graph, Tensor<2>)> {
