@@ -56,7 +56,7 @@ pub use int8::{QuantizedInt8, dequantize_int8, quantize_int8, quantize_int8_meas
 pub use llm_int8::{OutlierThreshold, QuantizedActivations, int8_linear, quantize_activations};
 pub use nested::{
     DoubleQuantized, NESTED_BLOCK, double_dequantize, double_quantize, double_quantize_with_offset,
-    dynamic_map,
+    dynamic_limits, dynamic_map,
 };
 pub use packed::Packed4;
 pub use product::{matmul, matmul_int8, matmul_packed4};

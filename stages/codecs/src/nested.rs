@@ -77,7 +77,7 @@ fn encode_block(absmax: &[f32], offset: f32, codes: &mut [u8]) -> f32 {
     }
     let nested = flush(f32::from_bits(max_magnitude(differences)));
     let scale = reciprocal(nested);
-    let limits = limits();
+    let limits = dynamic_limits();
     for (code, d) in codes.iter_mut().zip(&*differences) {
         *code = nearest(limits, flush(*d) * scale);
     }
@@ -97,7 +97,7 @@ fn nearest(limits: &[f32; 255], s: f32) -> u8 {
 ///
 /// A value in the middle of two entries belongs to the one at the even position: that is where the reference's
 /// binary search starts its last comparison from, on either side.
-fn limits() -> &'static [f32; 255] {
+pub fn dynamic_limits() -> &'static [f32; 255] {
     static LIMITS: LazyLock<[f32; 255]> = LazyLock::new(|| {
         let map = dynamic_map();
         std::array::from_fn(|i| {
@@ -155,10 +155,10 @@ mod tests {
         let around = map.iter().copied().chain(middles).flat_map(|v| [v.next_down(), v, v.next_up()]);
         let grid = (-1000..=1000).map(|i| i as f32 / 1000.0);
         for s in around.chain(grid).filter(|s| s.abs() <= 1.0 && *s >= map[0]) {
-            assert_eq!(usize::from(nearest(limits(), s)), nearest_entry(s), "{s}");
+            assert_eq!(usize::from(nearest(dynamic_limits(), s)), nearest_entry(s), "{s}");
         }
-        assert_eq!(nearest(limits(), -1.0), 0);
-        assert_eq!(nearest(limits(), f32::NAN), 0);
+        assert_eq!(nearest(dynamic_limits(), -1.0), 0);
+        assert_eq!(nearest(dynamic_limits(), f32::NAN), 0);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! `y = x · Wᵀ` for few rows of `x` and a weight that is not packed: decoding a token is bound by reading the weight, which
 //! happens once whatever the rows.
+//!
+//! Bytes: the weight's, once. Reached on an H200 over a whole decoding step of a model of 2.47 GB in bf16: 2.35 TB/s, 55% of a
+//! copy, everything between the products included.
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
 
 use cubecl::client::Client;

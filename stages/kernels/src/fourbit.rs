@@ -2,12 +2,15 @@
 
 pub(crate) mod batch;
 pub(crate) mod dequantize;
+pub(crate) mod nested;
 pub(crate) mod product;
 pub(crate) mod quantize;
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use qpipe_codecs::{BlockSize, FourBit};
+
+use crate::launch::buffer;
 
 /// A data type of four bits and its block size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +26,61 @@ pub struct Packed4 {
     pub len: usize,
     /// Bytes of two codes, the first in the high nibble; padded to whole units of 16 bytes.
     pub codes: Handle,
-    /// `[len / block, rounded up]` in f32.
-    pub absmax: Handle,
+    /// Of `len / block` blocks, rounded up.
+    pub absmax: Absmax,
+}
+
+/// The absmax values of blocks.
+#[derive(Clone)]
+pub enum Absmax {
+    /// In f32.
+    Plain(Handle),
+    /// Double quantization: a code each.
+    Nested(Nested),
+}
+
+/// absmax values in codes of 8 bits.
+#[derive(Clone)]
+pub struct Nested {
+    /// `[blocks]`, u8.
+    pub codes: Handle,
+    /// In f32: the 256 values that codes stand for, then for every `group` blocks what they are multiplied with, and what
+    /// is added.
+    pub table: Handle,
+    /// A power of two, at most 256.
+    pub group: usize,
+}
+
+impl Packed4 {
+    /// What kernels read of absmax: the arguments of [`scale_of`], whose last but one is 1.
+    pub(crate) fn scales(&self) -> (BufferArg, BufferArg, usize) {
+        let blocks = self.format.block.blocks(self.len);
+        match &self.absmax {
+            // nothing is read of the second
+            Absmax::Plain(values) => (buffer(values, blocks), buffer(values, blocks), 0),
+            Absmax::Nested(Nested { codes, table, group }) => {
+                (buffer(table, 256 + 2 * blocks.div_ceil(*group)), buffer(codes, blocks), *group)
+            }
+        }
+    }
+}
+
+/// The absmax of a block. `one` is 1, which the compiler does not know: without it the product would be fused with the sum,
+/// and not be rounded first.
+#[cube]
+pub(crate) fn scale_of(
+    block: usize,
+    absmax: &[f32],
+    codes: &[u8],
+    one: f32,
+    #[comptime] group: usize,
+) -> f32 {
+    if comptime!(group == 0) {
+        absmax[block]
+    } else {
+        let pair = 256 + block / group * 2;
+        absmax[codes[block] as usize] * absmax[pair] * one + absmax[pair + 1]
+    }
 }
 
 /// Bytes of a buffer of codes.

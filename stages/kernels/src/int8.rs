@@ -6,7 +6,8 @@
 //! they are numbered, so that only they are multiplied apart.
 //!
 //! Bytes of one row: the weight's, 1 each; of many, besides those of the integer product, `4·rows·out` of its sums read and
-//! the result written. What was reached stands in `tests/gpu/RESULTS.md`.
+//! the result written. Reached on an H200 for 14336×4096: one row 2.5 TB/s, 58% of a copy, and 1.1 with outliers, which take
+//! three kernels more; 512 rows 107 µs, 143 with outliers, of which the integer product is 70.
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
 
 use cubecl::client::Client;

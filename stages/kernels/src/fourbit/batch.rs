@@ -6,7 +6,8 @@
 //! activations' dtype.
 //!
 //! Bytes at block 64: ½ + 1/16 per weight, as in [`super::product`]; the floor is what the device reads. Two weights
-//! cost a shift, a mask and a read of shared memory.
+//! cost a shift, a mask and a read of shared memory. Reached on an H200: 1.26 TB/s, 30% of a copy, for up to 8 rows of
+//! 14336×4096, 0.9 for 16.
 
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
 
@@ -16,7 +17,7 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use qpipe_codecs::FourBit;
 
-use super::{Packed4, code_bytes, fill_levels};
+use super::{Packed4, code_bytes, fill_levels, scale_of};
 use crate::launch::{CUBE, Dtype, KernelError, PLANE, buffer, has_tensor_cores};
 
 /// Most rows of activations of one product.
@@ -63,6 +64,7 @@ pub fn multiply4_batch(
         let here = PASS.min(rows - first);
         let part = x.clone().offset_start((first * inner * dtype.size()) as u64);
         let to = y.clone().offset_start((first * out * result.size()) as u64);
+        let (absmax, nested, group) = weight.scales();
         // SAFETY: the kernel stays within the lengths of its buffers
         unsafe {
             multiply::launch_unchecked(
@@ -71,14 +73,17 @@ pub fn multiply4_batch(
                 CubeDim::new_1d(CUBE as u32),
                 buffer(&part, here * inner / 8),
                 buffer(&weight.codes, code_bytes(len) / 8),
-                buffer(&weight.absmax, weight.format.block.blocks(len)),
+                absmax,
+                nested,
                 buffer(&to, here * out),
                 here,
                 out,
                 inner / CHUNK,
+                1.0f32,
                 here.div_ceil(8),
                 weight.format.kind == FourBit::Fp4,
                 block / CHUNK,
+                group,
                 dtype.elem(),
                 result.elem(),
             );
@@ -92,13 +97,16 @@ fn multiply<F: Float, R: Float>(
     x: &[Vector<u32, Const<4>>],
     codes: &[Vector<u32, Const<2>>],
     absmax: &[f32],
+    nested: &[u8],
     y: &mut [R],
     rows: usize,
     out: usize,
     chunks: usize,
+    one: f32,
     #[comptime] columns: usize,
     #[comptime] fp4: bool,
     #[comptime] chunks_per_block: usize,
+    #[comptime] group: usize,
     #[define(F)] _elem: ElemType,
     #[define(R)] _result: ElemType,
 ) {
@@ -144,7 +152,7 @@ fn multiply<F: Float, R: Float>(
             let row = usize::min(first + comptime!(i * 8) + of_eight, out - 1);
             let at = row * chunks + chunk;
             words[i] = codes[at * 4 + of_four];
-            scales[i] = absmax[at / chunks_per_block];
+            scales[i] = scale_of(at / chunks_per_block, absmax, nested, one, group);
         }
         // a lane's weights of a row and its values of `x` are 16 neighbours; in which order sums are taken is free
         let mut weights = Array::<Vector<F, Const<2>>>::new(32usize);

@@ -63,6 +63,7 @@ fn f32_products_by_parts_are_those_of_f32() {
         // of all magnitudes
         x.iter_mut().enumerate().for_each(|(i, v)| *v *= 10f32.powi(i as i32 % 13 - 6));
         let (x_on, w_on) = (upload(&client, &x, Dtype::F32), upload(&client, &w, Dtype::F32));
+        let mut worst = 0.0f64;
         let y = gemm_f32(&client, &x_on, &w_on, shape).unwrap();
         let y = download(&client, &y, rows * out, Dtype::F32);
         for (i, got) in y.iter().enumerate() {
@@ -70,9 +71,12 @@ fn f32_products_by_parts_are_those_of_f32() {
             let exact: f64 = pairs().map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             let scale: f64 = pairs().map(|(a, b)| f64::from(a * b).abs()).sum();
             let error = (f64::from(*got) - exact).abs();
-            // tensor cores add with a few bits less than f32 units do
-            assert!(error <= scale * 5e-6, "{shape:?} {i}: {got} {exact}, {:.1e}", error / scale);
+            // tensor cores cut sums off after every eight products; TF32 alone would be off by 3e-4
+            let allowed = scale * ((3 * inner / 8) as f64 * 2f64.powi(-24) + 2f64.powi(-21));
+            assert!(error <= allowed, "{shape:?} {i}: {got} {exact}, {:.1e}", error / scale);
+            worst = worst.max(error / scale);
         }
+        eprintln!("f32 by parts, {shape:?}: off by {worst:.1e} of the sum of magnitudes at most");
     }
 }
 

@@ -345,3 +345,66 @@ fn figures_of_attention() {
         }
     }
 }
+
+/// What moves values and computes little, against all bytes that it reads and writes.
+#[test]
+#[ignore = "measures"]
+fn figures_of_what_is_between() {
+    let Some(client) = client("figures_of_what_is_between") else { return };
+    let dtype = Dtype::Bf16;
+    let empty = |len: usize, size: usize| client.empty(len * size);
+    for rows in [1, 4096] {
+        let (x, y, norm) = (empty(rows * 4096, 2), empty(rows * 4096, 2), empty(4096, 4));
+        let t = super::timed(&client, 8, |_| {
+            drop(rms_norm(&client, &x, Some(&y), &norm, [rows, 4096], 1e-5, dtype).unwrap());
+        });
+        super::told(&format!("sum and norm {rows}x4096"), t, rows * 4096 * 8);
+        let gate = empty(rows * 2 * 14336, 2);
+        let up = gate.clone().offset_start(14336 * 2);
+        let t = super::timed(&client, 8, |_| {
+            drop(swiglu(&client, &gate, &up, [rows, 14336], 2 * 14336, dtype).unwrap());
+        });
+        super::told(&format!("gate {rows}x14336"), t, rows * 14336 * 6);
+        let heads =
+            Heads { batch: 1, seq: rows, heads: 32, kv_heads: 8, dim: 128, capacity: 4096, window: None };
+        let (table, start) = (empty(4096 * 128, 4), client.create_from_slice(&[0; 16]));
+        let (keys, values) = (empty(8 * 4096 * 128, 2), empty(8 * 4096 * 128, 2));
+        let given = empty(rows * 48 * 128, 2);
+        let from = |at: usize| given.clone().offset_start((at * 2) as u64);
+        let (q, k, v) = (from(0), from(32 * 128), from(40 * 128));
+        let cache = Cache { keys: &keys, values: &values };
+        let t = super::timed(&client, 8, |_| {
+            let strides = [48 * 128; 2];
+            let table = (&table, 4096);
+            drop(
+                rotate_and_store(&client, [&q, &k, &v], strides, cache, table, &start, heads, dtype).unwrap(),
+            );
+        });
+        super::told(&format!("rotate and store {rows}x(32 + 2 of 8 heads of 128)"), t, rows * 48 * 128 * 4);
+        let (ids, table) = (client.create_from_slice(&vec![0; rows.max(4) * 4]), empty(128_256 * 4096, 2));
+        let t = super::timed(&client, 8, |_| {
+            drop(embed(&client, (&table, 128_256), &ids, [rows, 4096], dtype).unwrap());
+        });
+        super::told(&format!("embed {rows}x4096"), t, rows * 4096 * 4);
+        if rows == 1 {
+            let weights: Vec<_> = (0..8).map(|_| empty(14336 * 4096, 2)).collect();
+            let t = super::timed(&client, 8, |i| {
+                drop(multiply_dense(&client, &x, &weights[i], [1, 14336, 4096], dtype, dtype).unwrap());
+            });
+            super::told("dense product 1x14336x4096", t, 14336 * 4096 * 2);
+        }
+    }
+    for rows in [1, 1024] {
+        let (logits, targets) =
+            (empty(rows * 128_256, 4), client.create_from_slice(&vec![0; rows.max(4) * 4]));
+        let t = super::timed(&client, 8, |_| {
+            drop(log_softmax_at(&client, &logits, &targets, [rows, 128_256]));
+        });
+        super::told(&format!("scores {rows}x128256"), t, rows * 128_256 * 4);
+        let start = client.create_from_slice(&[0; 16]);
+        let t = super::timed(&client, 8, |_| {
+            pick_and_advance(&client, &logits, [rows, 128_256], &targets, &start);
+        });
+        super::told(&format!("likeliest of {rows}x128256"), t, rows * 128_256 * 4);
+    }
+}

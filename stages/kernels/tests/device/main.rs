@@ -22,7 +22,8 @@ use cubecl::server::Handle;
 use half::{bf16, f16};
 use qpipe_codecs::{BlockSize, FourBit, Rounding};
 use qpipe_kernels::{
-    Dtype, Format4, Packed4, Tiling, dequantize4, multiply4, multiply4_batch, multiply4_tiled, quantize4,
+    Absmax, Dtype, Format4, Nested, Packed4, Tiling, dequantize4, double_quantize4, multiply4,
+    multiply4_batch, multiply4_tiled, quantize4,
 };
 
 /// Kept shared by tests, and alone by one that records a graph: what others allocate meanwhile would spoil the recording.
@@ -138,6 +139,13 @@ fn download(client: &Client, handle: &Handle, len: usize, dtype: Dtype) -> Vec<f
     }
 }
 
+fn plain_absmax(packed: &Packed4) -> &Handle {
+    match &packed.absmax {
+        Absmax::Plain(values) => values,
+        Absmax::Nested(_) => panic!("what is encoded has plain absmax values"),
+    }
+}
+
 fn packed_bytes(client: &Client, packed: &Packed4) -> Vec<u8> {
     client.read_one(packed.codes.clone()).unwrap()[..packed.len.div_ceil(2)].to_vec()
 }
@@ -162,7 +170,7 @@ fn codes_and_absmax_are_the_codecs_bit_for_bit() {
                     let format = format(kind, block);
                     let expected = qpipe_codecs::quantize4(kind, &w, format.block).unwrap();
                     let packed = quantize4(&client, &on_device, len, dtype, format);
-                    let absmax = download(&client, &packed.absmax, expected.absmax.len(), Dtype::F32);
+                    let absmax = download(&client, plain_absmax(&packed), expected.absmax.len(), Dtype::F32);
                     let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                     let case = format!("{kind} block {block} of {len} {dtype:?}");
                     assert_eq!(bits(&absmax), bits(&expected.absmax), "absmax, {case}");
@@ -206,6 +214,49 @@ fn restored_weights_are_the_codecs_bit_for_bit() {
     }
 }
 
+/// Codes of absmax values and what they restore, given the offset; also in smaller groups, as joined weights have them.
+#[test]
+fn double_quantization_is_the_codecs_bit_for_bit() {
+    let Some(client) = client("double_quantization_is_the_codecs_bit_for_bit") else { return };
+    for (len, block) in [(64, 64), (255 * 64, 64), (300 * 32 + 7, 32), (100_003, 64), (1 << 20, 128)] {
+        for constant in [false, true] {
+            let w = if constant { vec![0.25; len] } else { weights(len, FourBit::Nf4) };
+            let format = format(FourBit::Nf4, block);
+            let plain = qpipe_codecs::quantize4(FourBit::Nf4, &w, format.block).unwrap();
+            let expected = qpipe_codecs::double_quantize(&plain.absmax);
+            let packed = quantize4(&client, &upload(&client, &w, Dtype::F32), len, Dtype::F32, format);
+            let nested = double_quantize4(&client, &packed, expected.offset);
+            let Absmax::Nested(Nested { codes, table, group }) = nested.absmax.clone() else {
+                panic!("it is nested");
+            };
+            let case = format!("{len} in blocks of {block}, constant {constant}");
+            let blocks = plain.absmax.len();
+            let got = client.read_one(codes.clone()).unwrap()[..blocks].to_vec();
+            assert_eq!(got.iter().zip(&expected.codes).position(|(a, b)| a != b), None, "{case}");
+            let groups = blocks.div_ceil(group);
+            let values = download(&client, &table, 256 + 2 * groups, Dtype::F32);
+            assert_eq!(values[..256], qpipe_codecs::dynamic_map()[..], "{case}");
+            let pairs: Vec<[f32; 2]> = values[256..].as_chunks().0.to_vec();
+            let wanted: Vec<[f32; 2]> =
+                expected.nested_absmax.iter().map(|v| [*v, expected.offset]).collect();
+            assert_eq!(pairs, wanted, "{case}");
+            let absmax = qpipe_codecs::double_dequantize(&expected);
+            let mut restored = vec![0.0; len];
+            qpipe_codecs::dequantize4(FourBit::Nf4, &plain.packed, &absmax, format.block, len, &mut restored);
+            let smaller: Vec<f32> =
+                pairs.iter().flat_map(|pair| [*pair; 4]).take(blocks.div_ceil(64)).flatten().collect();
+            let smaller = [qpipe_codecs::dynamic_map(), &smaller[..]].concat();
+            let smaller = Nested { codes, table: upload(&client, &smaller, Dtype::F32), group: 64 };
+            for absmax in [nested.absmax.clone(), Absmax::Nested(smaller)] {
+                let packed = Packed4 { absmax, ..nested.clone() };
+                let got = download(&client, &dequantize4(&client, &packed, Dtype::F32), len, Dtype::F32);
+                let wrong = (0..len).find(|i| got[*i].to_bits() != restored[*i].to_bits());
+                assert_eq!(wrong.map(|i| (i, got[i], restored[i])), None, "{case}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_block_that_is_not_finite_has_an_absmax_that_is_not() {
     let Some(client) = client("a_block_that_is_not_finite_has_an_absmax_that_is_not") else { return };
@@ -215,7 +266,8 @@ fn a_block_that_is_not_finite_has_an_absmax_that_is_not() {
             w[5000] = bad;
             let handle = upload(&client, &w, Dtype::F32);
             let packed = quantize4(&client, &handle, w.len(), Dtype::F32, format(FourBit::Nf4, block));
-            let absmax = download(&client, &packed.absmax, w.len().div_ceil(block as usize), Dtype::F32);
+            let absmax =
+                download(&client, plain_absmax(&packed), w.len().div_ceil(block as usize), Dtype::F32);
             let found: Vec<usize> = (0..absmax.len()).filter(|i| !absmax[*i].is_finite()).collect();
             assert_eq!(found, [5000 / block as usize], "{bad} in blocks of {block}");
         }
@@ -233,6 +285,9 @@ fn products_are_those_of_the_restored_weights() {
                     let w = weights(out * inner, kind);
                     let packed =
                         quantize4(&client, &upload(&client, &w, Dtype::F32), w.len(), Dtype::F32, format);
+                    // half of them with double quantization
+                    let is_nested = (out + block as usize / 32).is_multiple_of(2);
+                    let packed = if is_nested { double_quantize4(&client, &packed, 0.07) } else { packed };
                     let restored =
                         download(&client, &dequantize4(&client, &packed, Dtype::F32), w.len(), Dtype::F32);
                     for rows in [1, 2, 5, 8] {
@@ -373,6 +428,17 @@ fn figures() {
                 drop(multiply4(&client, &x, &packed[i], shape, Dtype::Bf16, Dtype::Bf16).unwrap());
             });
             told(&format!("nf4 product {rows}x{out}x{inner}"), t, stored);
+        }
+        let nested: Vec<Packed4> =
+            packed.iter().map(|packed| double_quantize4(&client, packed, 0.05)).collect();
+        for rows in [1, 16] {
+            let x = upload(&client, &weights(rows * inner, FourBit::Nf4), Dtype::Bf16);
+            let shape = [rows, out, inner];
+            let product = if rows == 1 { multiply4 } else { multiply4_batch };
+            let t = timed(&client, copies, |i| {
+                drop(product(&client, &x, &nested[i], shape, Dtype::Bf16, Dtype::Bf16).unwrap());
+            });
+            told(&format!("nf4 product, double quantization, {rows}x{out}x{inner}"), t, len / 2 + len / 64);
         }
         for rows in [1, 2, 4, 8, 16, 32, 64] {
             let x = upload(&client, &weights(rows * inner, FourBit::Nf4), Dtype::Bf16);
