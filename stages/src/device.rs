@@ -57,7 +57,11 @@ impl ComputeDevice {
         match self {
             Self::Cpu => Device::flex(),
             #[cfg(feature = "cuda")]
-            Self::Cuda(index) => Device::cuda(index),
+            Self::Cuda(index) => {
+                let device = Device::cuda(index);
+                crate::model::open_on_cuda(index, &device);
+                device
+            }
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => unreachable!("`resolve` gives no CUDA device in a build without the feature"),
         }

@@ -15,7 +15,7 @@ use qpipe_sdk::{Artifact, StageError};
 use crate::artifact::{Encoding, ModelArtifact, Module, TensorRef};
 use crate::device::ComputeDevice;
 use crate::model::compute::ComputeDtype;
-use crate::model::linear::{BlobSlice, Int8Product, Linear, Matrix, PackedCodes, PackedWeight};
+use crate::model::linear::{Absmax, BlobSlice, Int8Product, Linear, Matrix, PackedCodes, PackedWeight};
 use crate::model::llama::{Llama, Weights};
 use crate::model::ops::Place;
 use crate::model::resident::Resident;
@@ -195,11 +195,11 @@ impl Weights for Reader<'_> {
         }
         let weight = packed(&self.blobs, name, &module)?;
         if self.place == Place::Host {
-            return Ok(Linear::Packed(weight.into()));
+            return Ok(Linear::Packed(weight.decoded().into()));
         }
         Ok(match Resident::upload(weight, &self.device) {
             Ok(weight) => Linear::Resident(weight.into()),
-            Err(weight) => Linear::Packed(weight.into()),
+            Err(weight) => Linear::Packed(weight.decoded().into()),
         })
     }
 }
@@ -257,20 +257,24 @@ fn four(
     double_quant: bool,
 ) -> Result<PackedCodes, StageError> {
     let block = BlockSize::try_from(block).map_err(StageError::config)?;
-    let absmax = if double_quant { nested(blobs, module)? } else { blobs.values(module.part("absmax")?)? };
+    let absmax = if double_quant {
+        Absmax::Nested(nested(blobs, module)?)
+    } else {
+        Absmax::Plain(blobs.values(module.part("absmax")?)?)
+    };
     Ok(PackedCodes::Four { kind, block, packed: blobs.bytes(module.part("codes")?)?, absmax })
 }
 
-fn nested(blobs: &BlobReader<'_>, module: &Module) -> Result<Vec<f32>, StageError> {
+fn nested(blobs: &BlobReader<'_>, module: &Module) -> Result<DoubleQuantized, StageError> {
     let offset = blobs.values(module.part("absmax_offset")?)?;
     let [offset] = offset[..] else {
         return Err(StageError::config("`absmax_offset` is not one number"));
     };
-    Ok(qpipe_codecs::double_dequantize(&DoubleQuantized {
+    Ok(DoubleQuantized {
         codes: blobs.bytes(module.part("absmax_codes")?)?.to_vec(),
         offset,
         nested_absmax: blobs.values(module.part("nested_absmax")?)?,
-    }))
+    })
 }
 
 /// The compute dtype that a stage's parameter names, or another default.

@@ -43,7 +43,7 @@ impl CudaSettings {
     pub fn apply(self) {
         #[cfg(feature = "cuda")]
         {
-            qpipe_kernels::keep_compiled(self.kernels.as_deref());
+            qpipe_kernels::set_up(self.kernels.as_deref());
             let Self { cublaslt: file, toolkit, python: prefixes, .. } = self;
             qpipe_kernels::search_cublaslt(qpipe_kernels::Search { file, toolkit, prefixes });
         }

@@ -5,11 +5,14 @@
 //! a form for them ([`super::resident`]), and elsewhere the host restores the weight for this one product. LLM.int8 layers
 //! quantize the activations too, see [`super::llm_int8`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qpipe_cache::Mapped;
-use qpipe_codecs::{BlockSize, CodecError, FourBit, OutlierThreshold, PackedRtn, RtnFormat};
+use qpipe_codecs::{
+    BlockSize, CodecError, DoubleQuantized, FourBit, NESTED_BLOCK, OutlierThreshold, PackedRtn, RtnFormat,
+};
 
 use super::compute::ComputeDtype;
 use super::ops::{Place, host_values};
@@ -56,14 +59,13 @@ pub struct PackedWeight {
     pub codes: PackedCodes,
 }
 
-/// The quantized bytes, and what restores them. Scales are decoded once at load (1/64 of the weight's size at
-/// block 64); they are counted where weights are counted as stored.
+/// The quantized bytes, and what restores them.
 pub enum PackedCodes {
     Four {
         kind: FourBit,
         block: BlockSize,
         packed: BlobSlice,
-        absmax: Vec<f32>,
+        absmax: Absmax,
     },
     /// `codes` are i8, row-major; `scb` holds each row's absolute maximum.
     Int8 {
@@ -81,6 +83,35 @@ pub enum PackedCodes {
     },
 }
 
+/// The absmax values of a 4-bit weight's blocks.
+pub enum Absmax {
+    Plain(Vec<f32>),
+    /// In codes of 8 bits.
+    Nested(DoubleQuantized),
+}
+
+impl Absmax {
+    /// The values.
+    pub fn values(&self) -> Cow<'_, [f32]> {
+        match self {
+            Self::Plain(values) => values.into(),
+            Self::Nested(nested) => qpipe_codecs::double_dequantize(nested).into(),
+        }
+    }
+
+    /// How many there are; says what is wrong with them.
+    fn count(&self) -> Result<usize, String> {
+        let Self::Nested(DoubleQuantized { codes, nested_absmax, .. }) = self else {
+            return Ok(self.values().len());
+        };
+        let (scales, wanted) = (nested_absmax.len(), codes.len().div_ceil(NESTED_BLOCK));
+        if scales == wanted {
+            return Ok(codes.len());
+        }
+        Err(format!("{scales} scales of {} absmax codes, expected {wanted}", codes.len()))
+    }
+}
+
 /// What int8 codes are multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Int8Product {
@@ -91,12 +122,22 @@ pub enum Int8Product {
 }
 
 impl PackedWeight {
+    /// The same with scales decoded, for a host that multiplies many times: 1/64 of the weight's size at block 64. Where
+    /// weights are counted, they count as they are stored.
+    #[must_use]
+    pub fn decoded(mut self) -> Self {
+        if let PackedCodes::Four { absmax, .. } = &mut self.codes {
+            *absmax = Absmax::Plain(absmax.values().into_owned());
+        }
+        self
+    }
+
     /// Whether the parts have the lengths that the shape implies; says what is wrong.
     pub fn check(&self) -> Result<(), String> {
         let n = self.out * self.inner;
         let (codes, wanted_codes, scales, wanted_scales) = match &self.codes {
             PackedCodes::Four { block, packed, absmax, .. } => {
-                (packed.len(), n.div_ceil(2), absmax.len(), block.blocks(n))
+                (packed.len(), n.div_ceil(2), absmax.count()?, block.blocks(n))
             }
             PackedCodes::Int8 { codes, scb, .. } => (codes.len(), n, scb.len(), self.out),
             PackedCodes::Rtn { format, codes, scales, zeros } => {
@@ -120,7 +161,7 @@ impl PackedWeight {
         match &self.codes {
             PackedCodes::Four { kind, block, packed, absmax } => {
                 let n = values.len();
-                qpipe_codecs::dequantize4(*kind, packed, absmax, *block, n, &mut values);
+                qpipe_codecs::dequantize4(*kind, packed, &absmax.values(), *block, n, &mut values);
             }
             PackedCodes::Int8 { codes, scb, .. } => {
                 qpipe_codecs::dequantize_int8(as_i8(codes), scb, self.out, self.inner, &mut values);
@@ -140,7 +181,8 @@ impl PackedWeight {
         let (out, k, round) = (self.out, self.inner, compute.rounding());
         match &self.codes {
             PackedCodes::Four { kind, block, packed, absmax } => {
-                qpipe_codecs::matmul_packed4(*kind, packed, absmax, *block, out, k, x, m, round, &mut y);
+                let absmax = absmax.values();
+                qpipe_codecs::matmul_packed4(*kind, packed, &absmax, *block, out, k, x, m, round, &mut y);
             }
             PackedCodes::Int8 { codes, scb, product: Int8Product::WeightOnly } => {
                 qpipe_codecs::matmul_int8(as_i8(codes), scb, out, k, x, m, round, &mut y);

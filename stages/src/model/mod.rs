@@ -31,4 +31,4 @@ pub mod sampling;
 pub mod score;
 
 #[cfg(feature = "cuda")]
-pub(crate) use on_cuda::{dense as dense_on_cuda, stored as stored_on_cuda};
+pub(crate) use on_cuda::{dense as dense_on_cuda, open as open_on_cuda, stored as stored_on_cuda};

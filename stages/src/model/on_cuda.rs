@@ -11,18 +11,18 @@ use cubecl::bytes::Bytes;
 use cubecl::client::Client;
 use cubecl::server::{Handle, ServerError};
 use half::{bf16, f16};
-use qpipe_codecs::OutlierThreshold;
+use qpipe_codecs::{DoubleQuantized, NESTED_BLOCK, OutlierThreshold};
 use qpipe_formats::{DType as StoredDtype, LlamaConfig, TensorView};
 use qpipe_kernels::{
-    Cache, Codes, Dtype, Format4, Gemm, Heads, KernelError, LEAST_ROWS, MOST_BATCH_ROWS, MOST_ROWS, Operands,
-    Packed4, SCORES, Widened,
+    self as kernels, Cache, Codes, Dtype, Format4, Gemm, Heads, KernelError, LEAST_ROWS, MOST_BATCH_ROWS,
+    MOST_ROWS, Operands, Packed4, SCORES, Widened,
 };
 use rayon::prelude::*;
 
 pub(super) mod stepper;
 
 use super::compute::ComputeDtype;
-use super::linear::Int8Product;
+use super::linear::{Absmax, Int8Product};
 use super::score::TokenScore;
 
 /// What lies in a handle must be aligned to this for a kernel's vectors, bytes.
@@ -34,6 +34,13 @@ const LARGEST_HEAD: usize = 256;
 pub(super) fn supports(config: &LlamaConfig) -> bool {
     let of_8 = [config.hidden_size, config.intermediate_size].iter().all(|width| width.is_multiple_of(8));
     of_8 && config.head_dim.is_multiple_of(32) && (1..=LARGEST_HEAD).contains(&config.head_dim)
+}
+
+/// Opens a GPU before its first use.
+pub(crate) fn open(index: usize, device: &Device) {
+    if let Err(error) = kernels::open(index, || Gpu::of(device).map(|gpu| gpu.client)) {
+        panic!("cuda:{index} cannot be opened: {error}");
+    }
 }
 
 /// Whether a device is a GPU that the kernels run on.
@@ -406,6 +413,37 @@ fn int_buffer(x: Tensor<2, Int>) -> CubeTensor {
     }
 }
 
+/// Nested absmax values of weights that stand one after the other, as kernels read them.
+struct Joined<'a> {
+    codes: Vec<&'a [u8]>,
+    table: Vec<f32>,
+    group: usize,
+}
+
+/// Each weight has scales for every 256 of its codes, and an offset: both are repeated for as many codes as begin in step in
+/// all of them. `None` where some are not nested, or that is hardly any, which would take more than it saves.
+fn nested<'a>(parts: &[&'a Absmax]) -> Option<Joined<'a>> {
+    const LEAST: usize = 16;
+    let nested = |part: &&'a Absmax| match part {
+        Absmax::Nested(nested) => Some(nested),
+        Absmax::Plain(_) => None,
+    };
+    let parts = parts.iter().map(nested).collect::<Option<Vec<&DoubleQuantized>>>()?;
+    let (_, all_but_last) = parts.split_last()?;
+    let zeros = all_but_last.iter().map(|part| part.codes.len().trailing_zeros()).min();
+    let group = zeros.map_or(NESTED_BLOCK, |zeros| NESTED_BLOCK.min(1 << zeros.min(8)));
+    if group < LEAST {
+        return None;
+    }
+    let mut table = qpipe_codecs::dynamic_map().to_vec();
+    for part in &parts {
+        let groups = part.codes.len().div_ceil(group);
+        let scale = |i: usize| part.nested_absmax.get(i * group / NESTED_BLOCK).copied().unwrap_or(0.0);
+        table.extend((0..groups).flat_map(|i| [scale(i), part.offset]));
+    }
+    Some(Joined { codes: parts.iter().map(|part| &part.codes[..]).collect(), table, group })
+}
+
 /// An NF4 or FP4 weight in a device's memory.
 pub(super) struct Four {
     packed: Packed4,
@@ -418,13 +456,19 @@ impl Four {
         format: Format4,
         len: usize,
         codes: &[&[u8]],
-        absmax: &[&[f32]],
+        absmax: &[&Absmax],
         device: &Device,
     ) -> Option<Self> {
         let place = Gpu::of(device)?;
         let codes = place.upload(codes);
-        let absmax: Vec<&[u8]> = absmax.iter().map(|part| bytemuck::cast_slice(part)).collect();
-        let absmax = place.upload(&absmax);
+        let absmax = if let Some(Joined { codes, table, group }) = nested(absmax) {
+            let table = place.upload(&[bytemuck::cast_slice(&table)]);
+            kernels::Absmax::Nested(kernels::Nested { codes: place.upload(&codes), table, group })
+        } else {
+            let values: Vec<_> = absmax.iter().map(|part| part.values()).collect();
+            let parts: Vec<&[u8]> = values.iter().map(|part| bytemuck::cast_slice(part)).collect();
+            kernels::Absmax::Plain(place.upload(&parts))
+        };
         Some(Self { packed: Packed4 { format, len, codes, absmax }, place })
     }
 

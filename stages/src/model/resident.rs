@@ -6,6 +6,8 @@
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 use super::compute::ComputeDtype;
+#[cfg(feature = "cuda")]
+use super::linear::Absmax;
 use super::linear::{Int8Product, PackedCodes, PackedWeight, as_i8};
 use super::llm_int8::{self, Int8Weight};
 use super::ops::Place;
@@ -62,10 +64,10 @@ impl Resident {
                 };
                 weights.iter().map(part).collect::<Option<Vec<()>>>()?;
                 let parts = weights.iter().filter_map(|weight| match &weight.codes {
-                    PackedCodes::Four { packed, absmax, .. } => Some((&**packed, &**absmax)),
+                    PackedCodes::Four { packed, absmax, .. } => Some((&**packed, absmax)),
                     _ => None,
                 });
-                let (codes, absmax): (Vec<&[u8]>, Vec<&[f32]>) = parts.unzip();
+                let (codes, absmax): (Vec<&[u8]>, Vec<&Absmax>) = parts.unzip();
                 let format = qpipe_kernels::Format4 { kind: *kind, block: *block };
                 super::on_cuda::Four::upload(format, out * inner, &codes, &absmax, device)
                     .map(|four| Codes::Four(four.into()))

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use cubecl::bytes::Bytes;
 use cubecl::client::{Client, Graph};
 use cubecl::server::Handle;
+use qpipe_kernels::Recording;
 
 use super::super::cache::KvCache;
 use super::super::llama::Llama;
@@ -122,6 +123,7 @@ impl Stepper {
     }
 
     fn record(&self, model: &Llama, cache: &mut KvCache) -> Option<(Graph, Tensor<2>)> {
+        let _recording = Recording::begin();
         self.client.start_capture().ok()?;
         let logits = self.enqueue(model, cache);
         Some((self.client.stop_capture().ok()?, logits))
