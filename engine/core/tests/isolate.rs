@@ -188,7 +188,7 @@ fn the_engine_keeps_to_the_transcript_of_work() {
         assert!(params_from_json(&described.spec.schema, &params(3)).is_ok());
         assert_eq!(session.key("scale", params(3)).unwrap().numerics.as_deref(), Some("cpu"));
         let (heard, cancel) = (Heard::default(), Cancel::default());
-        let watch = Watch { events: &heard, cancel: &cancel, outputs: None };
+        let watch = Watch { events: &heard, cancel: &cancel, outputs: None, has_blobs: false };
         let done = session.run(stage.jobs()[0].clone(), &watch, &mut ()).unwrap();
         assert_eq!(done.artifact, Some(Artifact::single("model", stage.scaled)));
         assert_eq!(done.metrics[1].range, Some((0.0, f64::INFINITY)));
@@ -210,7 +210,7 @@ fn the_engine_keeps_to_the_transcript_of_a_cancelled_job() {
     stage.talk(|mut session| {
         let cancel = Cancel::default();
         let stop = Stop(cancel.clone());
-        let watch = Watch { events: &stop, cancel: &cancel, outputs: None };
+        let watch = Watch { events: &stop, cancel: &cancel, outputs: None, has_blobs: false };
         let ended = session.run(stage.jobs()[0].clone(), &watch, &mut ()).unwrap_err();
         assert!(matches!(ended, WorkerError::Cancelled), "{ended}");
         session.key("scale", params(1)).unwrap();
@@ -225,7 +225,7 @@ fn the_engine_keeps_to_the_transcript_of_failures() {
         let class = |error| if let WorkerError::Failed { class, .. } = error { Some(class) } else { None };
         assert_eq!(class(session.key("scale", params(10)).unwrap_err()), Some(FailureClass::Config));
         let (cancel, jobs) = (Cancel::default(), stage.jobs());
-        let watch = Watch { events: &(), cancel: &cancel, outputs: None };
+        let watch = Watch { events: &(), cancel: &cancel, outputs: None, has_blobs: false };
         let of =
             |session: &mut Session, job: &RunRequest| session.run(job.clone(), &watch, &mut ()).unwrap_err();
         assert_eq!(class(of(&mut session, &jobs[0])), Some(FailureClass::OomHost));
@@ -239,7 +239,7 @@ fn the_engine_keeps_to_the_transcript_of_a_plugin() {
     stage.talk(|mut session| {
         assert_eq!(session.describe().unwrap()[0].understand().unwrap().files[0].name, "table");
         let (cancel, jobs) = (Cancel::default(), stage.jobs());
-        let watch = Watch { events: &(), cancel: &cancel, outputs: Some(&["table"]) };
+        let watch = Watch { events: &(), cancel: &cancel, outputs: Some(&["table"]), has_blobs: false };
         let done = session.run(jobs[0].clone(), &watch, &mut ()).unwrap();
         assert_eq!(done.outputs["table"], "table.tsv");
         assert!(session.run(jobs[1].clone(), &watch, &mut ()).is_err());

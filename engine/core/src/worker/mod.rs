@@ -6,6 +6,7 @@
 //! | [`launch`] | a command as a process group that cannot outlive the engine |
 //! | [`scratch`] | folders for one job each |
 //! | [`files`] | the `files` artifact: what commands and plugins make |
+//! | `document` | a document of a plugin's, with its blobs |
 //! | [`session`] | the engine's side of a `qstage/1` conversation |
 //! | [`process`] | a worker process, and a pool of them |
 //! | [`plugin`] | a stage type that a plugin brings |
@@ -14,6 +15,7 @@
 //! What runs there is not believed: outputs are looked for where they were declared, hashed and stored by the engine.
 //! A worker that breaks the protocol, falls silent or dies costs one node, as a typed error, and is replaced.
 
+mod document;
 pub mod error;
 pub mod files;
 pub mod isolate;

@@ -12,17 +12,15 @@ use qpipe_sdk::{
     StageSpec,
 };
 
+use super::document::{self, ROOT};
 use super::error::WorkerError;
-use super::files::{Files, resolve, store_file};
+use super::files::Files;
 use super::launch::find_program;
 use super::machine::Machine;
 use super::process::{Pool, WorkerCommand};
 use super::request::request;
 use super::scratch::Scratch;
 use super::session::{Finished, Limits, Watch};
-
-/// The output of a stage whose artifact is one document.
-const ROOT: &str = "out";
 
 /// `plugin NAME command="python3" "file.py" "--flag"`.
 #[derive(Clone, Debug)]
@@ -106,7 +104,8 @@ impl PluginStage {
         let (work, inputs) = (scratch.folder("work")?, scratch.folder("inputs")?);
         let request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
         let declared = self.outputs();
-        let watch = Watch { events: ctx.events, cancel: ctx.cancel, outputs: Some(&declared) };
+        let has_blobs = self.described.files.is_empty();
+        let watch = Watch { events: ctx.events, cancel: ctx.cancel, outputs: Some(&declared), has_blobs };
         let finished = self.pool.with(|worker| worker.run(request, &watch))?;
         let artifact = self.collect(ctx, &work, &finished)?;
         Ok(Outcome { artifact, metrics: finished.metrics })
@@ -123,13 +122,7 @@ impl PluginStage {
             let files = Files::collect(ctx.store, work, outputs)?;
             return files.commit(ctx.store).map_err(|e| WorkerError::Artifact { reason: e.to_string() });
         }
-        let path = finished.outputs.get(ROOT).ok_or_else(|| missing(ROOT))?;
-        let file = resolve(work, ROOT, path)?;
-        if !file.is_file() {
-            return Err(WorkerError::Artifact { reason: format!("`{path}` is not a file") });
-        }
-        let (digest, _) = store_file(ctx.store, &file)?;
-        Ok(Artifact::single(&self.described.spec.output.0, digest))
+        document::collect(ctx, &self.described.spec.output.0, work, &finished.outputs)
     }
 }
 

@@ -15,6 +15,7 @@ use qpipe_sdk::protocol::{
 };
 use qpipe_sdk::{Artifact, Cancel, EventSink, Metric, StageEvent};
 
+use super::document::BLOB;
 use super::error::WorkerError;
 use super::launch::GRACE;
 
@@ -82,6 +83,8 @@ pub struct Watch<'a> {
     pub cancel: &'a Cancel,
     /// Names of outputs that the stage declares; `None` where it makes none of its own.
     pub outputs: Option<&'a [&'a str]>,
+    /// Whether it may announce blobs for its document.
+    pub has_blobs: bool,
 }
 
 /// The process at the other end.
@@ -336,7 +339,8 @@ impl Job {
     }
 
     fn output(&mut self, name: String, path: String, watch: &Watch<'_>) -> Result<(), WorkerError> {
-        if watch.outputs.is_none_or(|declared| !declared.contains(&name.as_str())) {
+        let is_blob = watch.has_blobs && name.starts_with(BLOB);
+        if !is_blob && watch.outputs.is_none_or(|declared| !declared.contains(&name.as_str())) {
             return Err(WorkerError::Undeclared { name });
         }
         match self.finished.outputs.insert(name.clone(), path) {

@@ -1,0 +1,94 @@
+//! A document that a plugin made, as the root of an artifact: with blobs of its own, and blobs of its inputs.
+//!
+//! In the document the text `blob:NAME` stands for the file that was announced under this name; its digest takes the text's
+//! place. Digests of what the job's inputs reach may stand in it as they are. So a plugin needs no hash function, and
+//! nothing is referred to that is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use qpipe_cache::Digest;
+use qpipe_sdk::{Artifact, ArtifactKind, Context};
+use serde_json::Value;
+
+use super::error::WorkerError;
+use super::files::{resolve, store_file};
+
+/// The output that is the document.
+pub(super) const ROOT: &str = "out";
+/// What names of blobs begin with, in announcements and in the document.
+pub(super) const BLOB: &str = "blob:";
+
+/// Stores a document and its blobs, which lie at paths relative to `work`, by the names they were announced under.
+pub(super) fn collect(
+    ctx: &Context<'_>,
+    kind: &str,
+    work: &Path,
+    outputs: &BTreeMap<String, String>,
+) -> Result<Artifact, WorkerError> {
+    let file = |name: &str, path: &str| {
+        let file = resolve(work, name, path)?;
+        if file.is_file() { Ok(file) } else { Err(unusable(format!("`{path}` is not a file"))) }
+    };
+    let root = outputs.get(ROOT).ok_or_else(|| WorkerError::MissingOutput { name: ROOT.to_owned() })?;
+    let root = file(ROOT, root)?;
+    let mut blobs = BTreeMap::new();
+    for (name, path) in outputs.iter().filter(|(name, _)| name.starts_with(BLOB)) {
+        let (digest, _) = store_file(ctx.store, &file(name, path)?)?;
+        blobs.insert(name.as_str(), digest);
+    }
+    let inputs = ctx.inputs.values().flat_map(|input| input.refs.iter().copied()).collect();
+    let mut found = Found { blobs, inputs, refs: BTreeSet::new() };
+    let read = || std::fs::read(&root).map_err(|e| unusable(e.to_string()));
+    let digest = match serde_json::from_slice::<Value>(&read()?) {
+        Ok(mut document) => {
+            found.resolve(&mut document)?;
+            if found.blobs.is_empty() {
+                store_file(ctx.store, &root)?.0
+            } else {
+                ctx.store.put_bytes(&serde_json::to_vec(&document).map_err(|e| unusable(e.to_string()))?)?
+            }
+        }
+        // what is no document of ours refers to nothing
+        Err(_) if found.blobs.is_empty() => store_file(ctx.store, &root)?.0,
+        Err(error) => return Err(unusable(format!("its document is no JSON: {error}"))),
+    };
+    let mut refs = found.refs;
+    refs.insert(digest);
+    Ok(Artifact { kind: ArtifactKind::new(kind), digest, refs })
+}
+
+fn unusable(reason: String) -> WorkerError {
+    WorkerError::Artifact { reason }
+}
+
+/// What a document may refer to, and what it refers to.
+struct Found<'a> {
+    blobs: BTreeMap<&'a str, Digest>,
+    inputs: BTreeSet<Digest>,
+    refs: BTreeSet<Digest>,
+}
+
+impl Found<'_> {
+    fn resolve(&mut self, value: &mut Value) -> Result<(), WorkerError> {
+        match value {
+            Value::Array(values) => values.iter_mut().try_for_each(|value| self.resolve(value)),
+            Value::Object(values) => values.values_mut().try_for_each(|value| self.resolve(value)),
+            Value::String(text) if text.starts_with(BLOB) => {
+                let Some(digest) = self.blobs.get(text.as_str()) else {
+                    return Err(unusable(format!(
+                        "its document refers to `{text}`, which was not announced"
+                    )));
+                };
+                self.refs.insert(*digest);
+                *text = digest.to_string();
+                Ok(())
+            }
+            Value::String(text) => {
+                self.refs.extend(text.parse().ok().filter(|digest| self.inputs.contains(digest)));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+"""A module of the plugin's own."""
+
+
+def bound(text):
+    return text + "\n"

@@ -1,0 +1,601 @@
+"""Stage types for qpipe in Python: one file, the standard library only.
+
+A stage type is a function of a job and its parameters; a program with some of them is a plugin:
+
+    from dataclasses import dataclass
+    from pathlib import Path
+    import qpipe_stage as qpipe
+
+    @dataclass
+    class Params:
+        text: Path = qpipe.param("the text")
+        top: int = qpipe.param("how many words", default=10, min=1)
+
+    @qpipe.stage("tally", outputs={"table": "WORD COUNT, most frequent first"})
+    def tally(job: qpipe.Job, params: Params):
+        '''Counts the words of a file.'''
+        ...
+        job.output("table").write_text(...)
+
+    qpipe.main()
+
+What a program prints goes to the log; the protocol (docs/protocol.md) has standard output for itself. A program can be tried
+without the engine: `python3 tally.py --try tally text=a.txt --out DIR`.
+"""
+
+import dataclasses
+import inspect
+import json
+import math
+import os
+import struct
+import sys
+import threading
+import traceback
+import types
+import typing
+from pathlib import Path
+
+__all__ = [
+    "Blob", "Cancelled", "ConfigError", "Input", "Job", "OutOfDeviceMemory", "OutOfHostMemory", "Tensor",
+    "TransientError", "main", "param", "port", "read_safetensors", "stage", "write_safetensors",
+]
+__version__ = "0.1.0"
+
+PROTOCOL = 1
+LONGEST_MESSAGE = 1 << 20
+
+
+class StageError(Exception):
+    """What a stage fails with. Any other exception is a defect of the plugin."""
+    kind = "bug"
+
+
+class ConfigError(StageError):
+    """The study asks for something impossible; the message names it."""
+    kind = "config"
+
+
+class TransientError(StageError):
+    """Worth trying again."""
+    kind = "transient"
+
+
+class OutOfHostMemory(StageError):
+    kind = "oom-host"
+
+
+class OutOfDeviceMemory(StageError):
+    kind = "oom-device"
+
+
+class Cancelled(BaseException):
+    """The engine asked the job to stop. Raised by `Job.check` and `Job.progress`; let it pass."""
+
+
+# ---------------------------------------------------------------------------------------------- describing a stage type
+
+def param(doc, *, default=dataclasses.MISSING, min=None, max=None, in_key=True):
+    """A parameter, as a field of a dataclass: what it says, and which values it takes.
+
+    Without a default a study must give it, unless its type is optional. `in_key=False`: it only locates a file.
+    """
+    about = {"doc": doc, "min": min, "max": max, "in_key": in_key}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: default, metadata={"qpipe": about | {"default": default}})
+    return dataclasses.field(default=default, metadata={"qpipe": about})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Port:
+    kind: str
+    doc: str
+    required: bool
+
+
+def port(kind, doc, *, required=True):
+    """What a stage reads of another: `files` of a command or plugin, `model`, `evaluation`, …"""
+    return _Port(kind, doc, required)
+
+
+_STAGES = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    kind: str
+    run: typing.Callable
+    params: typing.Optional[type]
+    description: dict
+    files: typing.Tuple[str, ...]
+    check: typing.Optional[typing.Callable]
+    numerics: typing.Optional[typing.Callable]
+
+
+def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determinism="exact", check=None, numerics=None):
+    """Makes a function of a job and its parameters a stage type, described by the function's docstring.
+
+    outputs: what it makes, each a file or a folder, with what it holds; or
+    output: the kind of its one document, `out`.
+    semantics: raised whenever equal inputs may give other outputs than before.
+    determinism: `exact` (equal inputs, equal bytes), `seeded`, or `measurement`, which needs `numerics`.
+    check(params): rules that one parameter alone cannot state, as pairs of a parameter's name and what is wrong.
+    numerics(params): what bytes depend on besides: a kind of device, or the machine that a measurement ran on.
+    """
+    if (outputs is None) == (output is None):
+        raise TypeError(f"stage `{kind}`: either `outputs` or `output` says what it makes")
+    if determinism == "measurement" and numerics is None:
+        raise TypeError(f"stage `{kind}`: a measurement needs `numerics`, which says what it ran on")
+
+    def register(function):
+        params = _params_of(function, kind)
+        made = {"kind": "files", "files": [{"name": n, "doc": d, "required": True} for n, d in (outputs or {}).items()]}
+        description = {
+            "kind": kind,
+            "semantics": semantics,
+            "doc": inspect.cleandoc(function.__doc__ or kind),
+            "determinism": determinism,
+            "inputs": [{"name": n, "doc": p.doc, "kind": p.kind, "required": p.required}
+                       for n, p in (inputs or {}).items()],
+            "output": made if outputs is not None else {"kind": output},
+            "nodes": _nodes(params, kind),
+        }
+        files = tuple(outputs) if outputs is not None else ("out",)
+        _STAGES[kind] = _Stage(kind, function, params, description, files, check, numerics)
+        return function
+
+    return register
+
+
+def _params_of(function, kind):
+    """The dataclass that a stage's second argument is annotated with."""
+    names = list(inspect.signature(function).parameters)
+    if len(names) < 2:
+        return None
+    params = typing.get_type_hints(function).get(names[1])
+    if not dataclasses.is_dataclass(params):
+        raise TypeError(f"stage `{kind}`: annotate `{names[1]}` with a dataclass of its parameters")
+    return params
+
+
+def _word(name):
+    return name.replace("_", "-")
+
+
+def _nodes(params, kind):
+    if params is None:
+        return []
+    hints = typing.get_type_hints(params)
+    nodes = []
+    for field in dataclasses.fields(params):
+        hint, optional = _plain(hints[field.name])
+        if dataclasses.is_dataclass(hint):
+            props = [_described(f, typing.get_type_hints(hint)[f.name], kind) for f in dataclasses.fields(hint)]
+            nodes.append({"name": _word(field.name), "form": "group", "doc": _about(field).get("doc", ""), "props": props})
+        else:
+            nodes.append({"form": "value"} | _described(field, hints[field.name], kind))
+    return nodes
+
+
+def _about(field):
+    return field.metadata.get("qpipe", {})
+
+
+def _described(field, hint, kind):
+    plain, optional = _plain(hint)
+    about = _about(field)
+    told = {"name": _word(field.name), "doc": about.get("doc", ""), "type": _type(plain, about, f"{kind}.{field.name}")}
+    default = about.get("default", field.default)
+    if default is dataclasses.MISSING:
+        told["required"] = not optional
+    elif default is not None:
+        told["default"] = str(default) if isinstance(default, Path) else default
+    if not about.get("in_key", True):
+        told["in_key"] = False
+    return told
+
+
+def _plain(hint):
+    """A type without `Optional`, and whether it had it."""
+    if typing.get_origin(hint) in (typing.Union, getattr(types, "UnionType", None)):
+        some = [one for one in typing.get_args(hint) if one is not type(None)]
+        if len(some) == 1:
+            return some[0], True
+    return hint, False
+
+
+def _type(hint, about, where):
+    bounds = {name: about[name] for name in ("min", "max") if about.get(name) is not None}
+    if hint is bool:
+        return "bool"
+    if hint is int:
+        return {"int": bounds}
+    if hint is float:
+        return {"float": bounds}
+    if hint is str:
+        return "text"
+    if hint is Path:
+        return "file"
+    if typing.get_origin(hint) is typing.Literal:
+        return {"choice": [str(one) for one in typing.get_args(hint)]}
+    if typing.get_origin(hint) is list:
+        return {"list": _type(typing.get_args(hint)[0], about, where)}
+    raise TypeError(f"`{where}`: {hint} is no type of a parameter: bool, int, float, str, Path, Literal, list of these")
+
+
+def _given(params, values, at=""):
+    """An object of a dataclass of parameters from values by dotted path."""
+    hints = typing.get_type_hints(params)
+    given = {}
+    for field in dataclasses.fields(params):
+        hint, _ = _plain(hints[field.name])
+        name = at + _word(field.name)
+        if dataclasses.is_dataclass(hint):
+            given[field.name] = _given(hint, values, name + ".")
+        elif name in values:
+            given[field.name] = _value(hint, values[name])
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            given[field.name] = None
+    return params(**given)
+
+
+def _value(hint, value):
+    if hint is Path:
+        return Path(value)
+    if hint is float:
+        return float(value)
+    if typing.get_origin(hint) is list:
+        return [_value(typing.get_args(hint)[0], one) for one in value]
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------- a job
+
+@dataclasses.dataclass(frozen=True)
+class Blob:
+    """A file that must only be read."""
+    digest: str
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """What another stage made. Of `files`, `path` is a folder, and the job's to change; of any other kind it is the root
+    document, which must only be read, as must all that it refers to (`refs`)."""
+    kind: str
+    digest: str
+    path: Path
+    refs: typing.Tuple[Blob, ...] = ()
+
+    def files(self):
+        """All files of the folder, by name, in order."""
+        return {str(file.relative_to(self.path)): file for file in sorted(self.path.rglob("*")) if file.is_file()}
+
+    def json(self):
+        """The root document."""
+        return json.loads(self.path.read_text(encoding="utf-8"))
+
+    def blob(self, digest):
+        """The file of a digest in the document."""
+        for ref in self.refs:
+            if ref.digest == digest:
+                return ref.path
+        raise ConfigError(f"the {self.kind} refers to {digest}, which is not among its blobs")
+
+
+class Job:
+    """One run of a stage: what it reads, where it writes, and what it tells."""
+
+    def __init__(self, message, say, stage):
+        self._id, self._say, self._stage, self._outputs = message["id"], say, stage, {}
+        self._stop = threading.Event()
+        told = message.get("inputs") or {}
+        blobs = lambda refs: tuple(Blob(ref["digest"], Path(ref["path"])) for ref in refs)
+        self.inputs = {name: Input(i["kind"], i["digest"], Path(i["path"]), blobs(i.get("refs") or []))
+                       for name, i in told.items()}
+        self.sources = {name: Blob(s["digest"], Path(s["path"])) for name, s in (message.get("sources") or {}).items()}
+        self.scratch = Path(message["scratch"])
+        self.device = message["device"]
+
+    def output(self, name, file=None):
+        """Where an output is to be written: a file or a folder that the job makes. `file`: what it is called there."""
+        if name not in self._stage.files:
+            raise StageError(f"`{self._stage.kind}` declares no output `{name}`, only {', '.join(self._stage.files)}")
+        self._outputs[name] = file or name
+        path = self.scratch / self._outputs[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def blob(self, name):
+        """Where a file is to be written that the document `out` refers to, and the text that stands for it there."""
+        if self._stage.files != ("out",):
+            raise StageError(f"`{self._stage.kind}` makes files, not a document with blobs")
+        told = f"blob:{name}"
+        self._outputs[told] = f"blobs/{name}"
+        path = self.scratch / "blobs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path, told
+
+    def progress(self, done, total, what=""):
+        """`done` of `total` modules, items, …"""
+        self.check()
+        self._say("progress", id=self._id, done=done, total=total, what=what)
+
+    def metric(self, name, value, *, unit=None, better=None, n=None, stderr=None, headline=False, low=None, high=None):
+        """A measured number. better: `higher`, `lower` or `neither`; headline: it stands in the study's table."""
+        told = {"name": name, "value": _number(value), "unit": unit, "better": better, "n": n}
+        told["stderr"] = None if stderr is None else _number(stderr)
+        told["range"] = None if low is None or high is None else [_number(low), _number(high)]
+        told["headline"] = True if headline else None
+        self._say("metric", id=self._id, **{key: value for key, value in told.items() if value is not None})
+
+    def log(self, message):
+        """A line for the log."""
+        self._say("log", id=self._id, message=str(message)[:LONGEST_MESSAGE // 8])
+
+    def check(self):
+        """Raises `Cancelled` if the engine asked the job to stop."""
+        if self._stop.is_set():
+            raise Cancelled
+
+    def _finish(self):
+        for name, path in self._outputs.items():
+            if not (self.scratch / path).exists():
+                raise StageError(f"output `{name}` was not written to {path}")
+            self._say("artifact", id=self._id, name=name, path=path)
+
+
+def _number(value):
+    value = float(value) if not isinstance(value, int) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value
+
+
+# -------------------------------------------------------------------------------------------------------- conversation
+
+class _Worker:
+    def __init__(self, out):
+        self.out, self.lock, self.job = out, threading.Lock(), None
+        self.asked, self.wake, self.queue = False, threading.Condition(), []
+
+    def say(self, kind, **fields):
+        line = json.dumps({"type": kind, **fields}, ensure_ascii=False, allow_nan=False)
+        if len(line.encode()) >= LONGEST_MESSAGE:
+            raise StageError(f"a message `{kind}` of {len(line)} characters is too long")
+        with self.lock:
+            self.out.write(line + "\n")
+            self.out.flush()
+
+    def read(self, lines):
+        """Reads what the engine says while a job runs, for a request to stop it. When the engine is gone, so is the worker."""
+        for line in lines:
+            if not line.strip():
+                continue
+            message = json.loads(line)
+            if message["type"] == "cancel":
+                job = self.job
+                if job is not None and job._id == message["id"]:
+                    job._stop.set()
+                continue
+            with self.wake:
+                self.queue.append(message)
+                self.wake.notify()
+        os._exit(0)
+
+    def serve(self):
+        while True:
+            with self.wake:
+                while not self.queue:
+                    self.wake.wait()
+                message = self.queue.pop(0)
+            self.answer(message)
+
+    def answer(self, message):
+        kind, id = message["type"], message.get("id")
+        if kind == "hello":
+            versions = message["protocol"]
+            if not versions["min"] <= PROTOCOL <= versions["max"]:
+                self.say("error", **{"class": "bug", "message": f"this plugin speaks qstage {PROTOCOL}"})
+                os._exit(1)
+            program = f"{Path(sys.argv[0]).name}, qpipe_stage {__version__}"
+            self.say("hello", protocol=PROTOCOL, worker=program, capabilities=["key", "cancel"])
+        elif kind == "describe":
+            self.say("description", id=id, stages=[one.description for one in _STAGES.values()])
+        elif kind in ("key", "run"):
+            try:
+                {"key": self.key, "run": self.run}[kind](message)
+            except Cancelled:
+                self.say("cancelled", id=id)
+            except BaseException as error:
+                traceback.print_exc()
+                self.say("error", id=id, **{"class": _class(error), "message": _told(error)})
+            finally:
+                self.job = None
+        else:
+            self.say("error", id=id, **{"class": "bug", "message": f"`{kind}` is no question that this plugin knows"})
+
+    def key(self, message):
+        stage, params = _asked(message)
+        problems = stage.check(params) if stage.check else []
+        told = {"sources": _own_modules()}
+        if problems:
+            told["problems"] = [{"path": _word(path), "message": text} for path, text in problems]
+        if stage.numerics:
+            told["numerics"] = stage.numerics(params)
+        self.say("keyed", id=message["id"], **told)
+
+    def run(self, message):
+        stage, params = _asked(message)
+        self.job = job = Job(message, self.say, stage)
+        stage.run(*([job, params] if stage.params else [job]))
+        job._finish()
+        self.say("done", id=message["id"])
+
+
+def _asked(message):
+    stage = _STAGES.get(message["stage"])
+    if stage is None:
+        raise StageError(f"there is no stage `{message['stage']}`, only {', '.join(_STAGES)}")
+    return stage, _given(stage.params, message.get("params") or {}) if stage.params else None
+
+
+def _own_modules():
+    """Modules beside the program, whose content is part of what it is."""
+    main = Path(os.path.abspath(sys.argv[0]))
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        file = file and Path(os.path.abspath(file))
+        if file and file != main and main.parent in file.parents:
+            found[f"module:{name}"] = str(file)
+    return found
+
+
+def _class(error):
+    if isinstance(error, StageError):
+        return error.kind
+    if isinstance(error, MemoryError):
+        return "oom-host"
+    return "oom-device" if type(error).__name__ == "OutOfMemoryError" else "bug"
+
+
+def _told(error):
+    text = str(error) or type(error).__name__
+    return (text if isinstance(error, StageError) else f"{type(error).__name__}: {text}")[:LONGEST_MESSAGE // 8]
+
+
+def main():
+    """Serves the program's stage types to an engine, or tries one (`--try`)."""
+    if sys.argv[1:2] == ["--try"]:
+        return _try(sys.argv[2:])
+    # whatever prints must not stand among the messages
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    worker = _Worker(out)
+    threading.Thread(target=worker.read, args=(os.fdopen(os.dup(0), encoding="utf-8"),), daemon=True).start()
+    worker.serve()
+
+
+def _try(args):
+    """`KIND NAME=VALUE … [--input PORT=FOLDER] --out FOLDER`: runs a stage, and prints what it tells."""
+    if not args or args[0] not in _STAGES:
+        sys.exit(f"usage: --try {'|'.join(_STAGES)} NAME=VALUE … [--input PORT=FOLDER] --out FOLDER")
+    stage, values, inputs, out = _STAGES[args[0]], {}, {}, None
+    rest = iter(args[1:])
+    for word in rest:
+        if word == "--out":
+            out = Path(next(rest)).resolve()
+        elif word == "--input":
+            name, path = next(rest).split("=", 1)
+            inputs[name] = {"kind": "files", "digest": "", "path": str(Path(path).resolve())}
+        else:
+            name, text = word.split("=", 1)
+            values[name] = text
+    if out is None:
+        sys.exit("`--out` names the folder for what the stage makes")
+    out.mkdir(parents=True, exist_ok=True)
+    say = lambda kind, **fields: print(kind, json.dumps({k: v for k, v in fields.items() if k != "id"}))
+    message = {"id": 1, "stage": stage.kind, "inputs": inputs, "scratch": str(out), "device": "auto"}
+    job = Job(message, say, stage)
+    params = _given(stage.params, _read(stage, values)) if stage.params else None
+    stage.run(*([job, params] if stage.params else [job]))
+    job._finish()
+
+
+def _read(stage, values):
+    """Values from a command line, by the types that the stage declares, with its defaults."""
+    given, types_of = {}, {}
+    for node in stage.description["nodes"]:
+        for name, told in [(node["name"], node)] if node["form"] == "value" else [
+                (f"{node['name']}.{prop['name']}", prop) for prop in node["props"]]:
+            types_of[name] = told["type"]
+            if "default" in told:
+                given[name] = told["default"]
+    for name, text in values.items():
+        if name not in types_of:
+            sys.exit(f"`{stage.kind}` has no parameter `{name}`, only {', '.join(types_of)}")
+        given[name] = _parsed(types_of[name], text)
+    return given
+
+
+def _parsed(kind, text):
+    if isinstance(kind, dict) and "list" in kind:
+        return [_parsed(kind["list"], one) for one in text.split(",")]
+    if isinstance(kind, dict) and "int" in kind:
+        return int(text)
+    if isinstance(kind, dict) and "float" in kind:
+        return float(text)
+    if kind == "bool":
+        return {"true": True, "false": False}[text]
+    return str(Path(text).resolve()) if kind == "file" else text
+
+
+# --------------------------------------------------------------------------------------------------------- safetensors
+
+_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4,
+          "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+_NUMPY = {"BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "I32": "<i4", "U32": "<u4",
+          "F32": "<f4", "I64": "<i8", "U64": "<u8", "F64": "<f8"}
+
+
+@dataclasses.dataclass
+class Tensor:
+    """A tensor of a safetensors file: its dtype as that format spells it, its shape and its bytes, row-major."""
+    dtype: str
+    shape: typing.Tuple[int, ...]
+    data: typing.Any
+
+    def numpy(self):
+        """As a numpy array; BF16, which numpy has not, widened to f32."""
+        import numpy
+        if self.dtype == "BF16":
+            wide = numpy.frombuffer(self.data, "<u2").astype("<u4") << 16
+            return wide.view("<f4").reshape(self.shape)
+        return numpy.frombuffer(self.data, _NUMPY[self.dtype]).reshape(self.shape)
+
+    @classmethod
+    def of(cls, array, dtype=None):
+        """Of a numpy array, in its own dtype, or as `BF16`: to the nearest, ties to even."""
+        import numpy
+        array = numpy.ascontiguousarray(array)
+        if dtype == "BF16":
+            bits = array.astype("<f4").view("<u4")
+            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+            quiet = (bits >> 16 | 0x40).astype("<u2")
+            return cls("BF16", array.shape, numpy.where(numpy.isnan(array), quiet, rounded).astype("<u2").tobytes())
+        names = {numpy.dtype(spelled): name for name, spelled in _NUMPY.items()}
+        return cls(names[array.dtype.newbyteorder("<")], array.shape, array.tobytes())
+
+
+def read_safetensors(path):
+    """The tensors of a file by name. Their bytes lie in memory; those of a mapped file would keep it open."""
+    data = memoryview(Path(path).read_bytes())
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(bytes(data[8:8 + length]))
+    start, tensors = 8 + length, {}
+    for name, told in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = told["data_offsets"]
+        if end - begin != _SIZES[told["dtype"]] * math.prod(told["shape"]) or start + end > len(data):
+            raise ConfigError(f"tensor `{name}` of `{path}` does not have the bytes of its shape")
+        tensors[name] = Tensor(told["dtype"], tuple(told["shape"]), data[start + begin:start + end])
+    return tensors
+
+
+def write_safetensors(path, tensors):
+    """Writes tensors by name, each a `Tensor` or a numpy array."""
+    tensors = {name: one if isinstance(one, Tensor) else Tensor.of(one) for name, one in tensors.items()}
+    header, at = {}, 0
+    for name, tensor in tensors.items():
+        end = at + len(tensor.data)
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, end]}
+        at = end
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(head)) + head)
+        for tensor in tensors.values():
+            file.write(tensor.data)
