@@ -11,6 +11,7 @@ mod errors;
 mod generate;
 mod init;
 mod pipelines;
+mod plugins;
 mod processes;
 mod program;
 #[path = "../support/python.rs"]

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::python;
+
 fn shipped() -> Vec<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
         .join("../../pipelines");
@@ -16,6 +18,10 @@ fn every_shipped_pipeline_is_a_valid_study() {
     let pipelines = shipped();
     assert!(pipelines.len() >= 2);
     for path in pipelines {
+        let has_plugin = fs::read_to_string(&path).unwrap().contains("command=\"python3\"");
+        if has_plugin && !python::is_here("the shipped pipeline with a plugin") {
+            continue;
+        }
         let output = Command::new(env!("CARGO_BIN_EXE_qpipe")).arg("check").arg(&path).output().unwrap();
         assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::program::{Counts, Project, STUDY};
 use crate::python;
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("../..")
 }
 

@@ -1,0 +1,1 @@
+../../engine/sdk/python/qpipe_stage.py

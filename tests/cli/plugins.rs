@@ -1,0 +1,103 @@
+//! Plugins on the Python kit, as a reader of `docs/plugins.md` and a user of `pipelines/prune.kdl` meets them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::processes::repository;
+use crate::program::{Counts, Project};
+use crate::python;
+
+fn with_kit(project: &Project, folder: &str) {
+    fs::create_dir_all(project.path(folder)).unwrap();
+    let kit = repository().join("engine/sdk/python/qpipe_stage.py");
+    fs::copy(kit, project.path(folder).join("qpipe_stage.py")).unwrap();
+}
+
+/// The blocks of a page that a line such as "`tally.py`:" names.
+fn named_blocks(page: &str) -> BTreeMap<String, String> {
+    let mut blocks = BTreeMap::new();
+    let mut name = None;
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with("```") {
+            let text: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            if let Some(name) = name.take() {
+                blocks.insert(name, text.join("\n") + "\n");
+            }
+        } else if let Some(last) = line.strip_suffix("`:").and_then(|line| line.rsplit('`').next()) {
+            name = Some(last.to_owned());
+        }
+    }
+    blocks
+}
+
+/// A metric of a cell, from the newest run's table.
+fn metric(project: &Project, cell: &str, stage: &str, name: &str) -> f64 {
+    let table = fs::read(project.last_run().join("table.json")).unwrap();
+    let table: Value = serde_json::from_slice(&table).unwrap();
+    let cells = table["cells"].as_array().unwrap();
+    let cell = cells.iter().find(|one| one["cell"] == cell).unwrap_or_else(|| panic!("no cell `{cell}`"));
+    let metrics = cell["metrics"].as_array().unwrap();
+    let metric = metrics.iter().find(|one| one["stage"] == stage && one["metric"] == name);
+    metric.unwrap_or_else(|| panic!("no `{stage}.{name}`"))["value"].as_f64().unwrap()
+}
+
+#[test]
+fn the_tutorial_can_be_followed() {
+    if !python::is_here("the_tutorial_can_be_followed") {
+        return;
+    }
+    let page = fs::read_to_string(repository().join("docs/plugins.md")).unwrap();
+    let blocks = named_blocks(&page);
+    assert_eq!(blocks.keys().collect::<Vec<_>>(), ["study.kdl", "tally.py"]);
+    assert!(blocks["tally.py"].lines().count() <= 40);
+    let project = Project::new("qpipe 1 name=unused\n");
+    with_kit(&project, ".");
+    for (name, text) in &blocks {
+        fs::write(project.path(name), text).unwrap();
+    }
+    fs::write(project.path("text.txt"), "b a b c a b\n").unwrap();
+    let first = project.ok(&["run", "study.kdl"]);
+    assert!(first.contains("distinct"), "{first}");
+    assert_eq!(project.counts(), Counts { ran: 2, cached: 0 });
+    project.ok(&["run", "study.kdl"]);
+    assert_eq!(project.counts(), Counts { ran: 0, cached: 2 });
+    fs::write(project.path("tally.py"), blocks["tally.py"].replace("lower()", "casefold()")).unwrap();
+    let planned = project.ok(&["plan", "study.kdl"]);
+    assert!(planned.contains("source `plugin:script` has other content"), "{planned}");
+    fs::write(project.path("wrong.kdl"), blocks["study.kdl"].replace("top 3", "top 0")).unwrap();
+    let refused = project.qpipe(&["check", "wrong.kdl"]);
+    assert_eq!(refused.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("`top` takes an integer ≥ 1"), "{said}");
+    let tried = Command::new("python3")
+        .args(["tally.py", "--try", "tally", "text=text.txt", "top=1", "--out", "made"])
+        .current_dir(project.path("."))
+        .output()
+        .unwrap();
+    assert!(tried.status.success(), "{}", String::from_utf8_lossy(&tried.stderr));
+    assert_eq!(fs::read_to_string(project.path("made/table")).unwrap(), "b\t3\n");
+}
+
+#[test]
+fn a_pruned_model_is_quantized_and_evaluated() {
+    if !python::is_here("a_pruned_model_is_quantized_and_evaluated") {
+        return;
+    }
+    let project = Project::new("qpipe 1 name=unused\n");
+    with_kit(&project, "plugins");
+    for file in ["prune.kdl", "plugins/prune.py"] {
+        fs::copy(repository().join("pipelines").join(file), project.path(file)).unwrap();
+    }
+    project.ok(&["run", "prune.kdl", "--set", "windows=20"]);
+    assert_eq!(project.counts(), Counts { ran: 16, cached: 0 });
+    let nll = |cell: &str| metric(&project, cell, "quality", "perplexity.nll");
+    assert!(nll("sparsity=0.5,scheme=none") > nll("sparsity=0,scheme=none") + 0.1);
+    assert!(nll("sparsity=0.3,scheme=none") < nll("sparsity=0.3,scheme=nf4"));
+    assert!((metric(&project, "sparsity=0.5,scheme=nf4", "smaller", "sparsity") - 0.5).abs() < 1e-3);
+    project.ok(&["run", "prune.kdl", "--set", "windows=20"]);
+    assert_eq!(project.counts(), Counts { ran: 0, cached: 16 });
+}
