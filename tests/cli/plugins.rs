@@ -83,6 +83,27 @@ fn the_tutorial_can_be_followed() {
 }
 
 #[test]
+fn a_new_plugin_works_and_so_does_its_test() {
+    if !python::is_here("a_new_plugin_works_and_so_does_its_test") {
+        return;
+    }
+    let project = Project::new("qpipe 1 name=unused\n");
+    project.ok(&["plugin", "new", "word-stats", "mine"]);
+    project.ok(&["run", "mine/word-stats.kdl"]);
+    assert_eq!(project.counts(), Counts { ran: 2, cached: 0 });
+    assert!((metric(&project, "baseline", "counted", "distinct") - 11.0).abs() < f64::EPSILON);
+    let tests =
+        Command::new("python3").args(["-m", "unittest", "-q"]).current_dir(project.path("mine")).output();
+    let tests = tests.unwrap();
+    assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stderr));
+    assert!(String::from_utf8_lossy(&tests.stderr).contains("Ran 1 test"));
+    let again = project.qpipe(&["plugin", "new", "word-stats", "mine"]);
+    assert!(!again.status.success(), "nothing is overwritten");
+    let bad = project.qpipe(&["plugin", "new", "Word Stats"]);
+    assert_eq!(bad.status.code(), Some(2));
+}
+
+#[test]
 fn a_pruned_model_is_quantized_and_evaluated() {
     if !python::is_here("a_pruned_model_is_quantized_and_evaluated") {
         return;

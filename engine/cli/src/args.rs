@@ -56,6 +56,9 @@ pub enum Command {
     Fmt(FmtArgs),
     /// Write a study to begin with.
     Init(InitArgs),
+    /// Stage types of your own.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Explain a diagnostic code, or list all of them.
     Explain {
         /// Such as `qpipe::manifest::varies_many`, or its last part.
@@ -80,6 +83,28 @@ pub enum Command {
     /// The store itself.
     #[command(subcommand)]
     Cache(CacheCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Write a plugin in Python that works, with its test, a study that uses it, and the kit.
+    New {
+        /// The stage type's name, and the program's.
+        #[arg(value_parser = stage_name)]
+        name: String,
+        /// Where its files go.
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+}
+
+/// A name that a manifest takes for a stage type.
+fn stage_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    Err("a name has lowercase letters, digits, `-` and `_`, a letter first".into())
 }
 
 /// A manifest, and what overrides it.

@@ -18,6 +18,7 @@ pub const TEMPLATES: &[Template] = &[
     Template { name: "ablation", files: shipped!("ablation.kdl") },
     Template { name: "sweep", files: shipped!("sweep.kdl") },
     Template { name: "smollm2", files: shipped!("smollm2.kdl") },
+    Template { name: "prune", files: shipped!("prune.kdl", "plugins/prune.py", "plugins/qpipe_stage.py") },
     Template { name: "words", files: shipped!("words.kdl", "words/zipf.py", "tiny/stories.jsonl") },
 ];
 

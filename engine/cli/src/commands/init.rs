@@ -20,7 +20,7 @@ pub(super) fn init(args: &InitArgs, printer: &mut Printer) -> Result<Exit, CliEr
         return Ok(Exit::Ok);
     }
     let template = find(&args.template)?;
-    write(template, &args.dir)?;
+    write_files(template.files, &args.dir)?;
     let manifest = args.dir.join(template.manifest());
     let manifest = manifest.strip_prefix(".").unwrap_or(&manifest);
     printer.human(&format!("wrote   {}", manifest.display()));
@@ -38,9 +38,9 @@ fn find(name: &str) -> Result<&'static Template, CliError> {
     TEMPLATES.iter().find(|template| template.name == name).ok_or_else(unknown)
 }
 
-/// Writes a template's files; none if one of them is there already.
-fn write(template: &Template, dir: &Path) -> Result<(), CliError> {
-    let files = || template.files.iter().map(|(path, text)| (dir.join(path), *text));
+/// Writes files, each with its text; none if one of them is there already.
+pub(super) fn write_files(given: &[(&str, &str)], dir: &Path) -> Result<(), CliError> {
+    let files = || given.iter().map(|(path, text)| (dir.join(path), *text));
     if let Some((path, _)) = files().find(|(path, _)| path.symlink_metadata().is_ok()) {
         return Err(CliError::FileExists { path });
     }

@@ -12,6 +12,7 @@ mod gc;
 mod graph;
 mod init;
 mod plan;
+mod plugin;
 mod run;
 mod runs;
 mod schema;
@@ -43,6 +44,7 @@ pub fn run(
         Command::Check(study) => check::check(registry, study, printer),
         Command::Fmt(args) => fmt::fmt(args, printer),
         Command::Init(args) => init::init(args, printer),
+        Command::Plugin(command) => plugin::plugin(command, printer),
         Command::Explain { code } => explain::explain(code.as_deref(), printer),
         Command::Schema(args) => schema::schema(registry, args, printer),
         Command::Graph(args) => graph::graph(registry, args, printer),
