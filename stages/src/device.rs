@@ -74,20 +74,15 @@ impl ComputeDevice {
         if self == Self::Cpu {
             return work();
         }
-        loop {
-            let panic = match catch_unwind(AssertUnwindSafe(&work)) {
-                Ok(done) => return done,
-                Err(panic) => panic,
-            };
-            let Some(bytes) = refused_bytes(&*panic) else { resume_unwind(panic) };
-            let room_is_made = residency::release(self);
+        let make_room = || {
+            let was_kept = residency::release(self);
             self.device().memory_cleanup();
-            // else nothing would be different
-            if !room_is_made {
-                let gib = bytes as f64 / f64::from(1 << 30);
-                return Err(StageError::OomDevice(format!("{self} has no room for another {gib:.1} GiB")));
-            }
-        }
+            was_kept
+        };
+        within_memory(&work, &make_room).unwrap_or_else(|bytes| {
+            let gib = bytes as f64 / f64::from(1 << 30);
+            Err(StageError::OomDevice(format!("{self} has no room for another {gib:.1} GiB")))
+        })
     }
 
     /// Lets go of the models that are kept on the device, and has it give back what nobody uses.
@@ -106,6 +101,21 @@ impl ComputeDevice {
             Self::Cuda(_) => cuda_numerics(),
         }
     }
+}
+
+/// What `work` comes to, or how many bytes the device did not have for it. Where that made room, `work` is done again, once: what
+/// it keeps itself would be room to make each time.
+fn within_memory<T>(work: &dyn Fn() -> T, make_room: &dyn Fn() -> bool) -> Result<T, u64> {
+    let attempt = || match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => Ok(done),
+        Err(panic) => match refused_bytes(&*panic) {
+            Some(bytes) => Err(bytes),
+            None => resume_unwind(panic),
+        },
+    };
+    attempt().or_else(|bytes| if make_room() { attempt() } else { Err(bytes) }).inspect_err(|_| {
+        make_room();
+    })
 }
 
 /// How many bytes a device did not have, if that is what a panic says.
@@ -191,6 +201,24 @@ mod tests {
         assert_eq!(refused_bytes(&*panicked(told)), Some(33_554_432));
         assert_eq!(refused_bytes(&*panicked("out of luck".to_owned())), None);
         assert_eq!(refused_bytes(&*catch_unwind(|| std::panic::panic_any(7)).unwrap_err()), None);
+    }
+
+    #[test]
+    fn work_that_never_fits_is_tried_twice_and_work_that_may_fit_once_more() {
+        let exhausted = |tries: &std::cell::Cell<u32>, fits: u32| {
+            tries.set(tries.get() + 1);
+            if tries.get() < fits {
+                std::panic::panic_any("out of device memory allocating 1024 bytes".to_owned());
+            }
+            tries.get()
+        };
+        let tries = std::cell::Cell::new(0);
+        assert_eq!(within_memory(&|| exhausted(&tries, u32::MAX), &|| true), Err(1024));
+        assert_eq!(tries.replace(0), 2);
+        assert_eq!(within_memory(&|| exhausted(&tries, 2), &|| true), Ok(2));
+        tries.set(0);
+        assert_eq!(within_memory(&|| exhausted(&tries, 2), &|| false), Err(1024));
+        assert_eq!(tries.get(), 1);
     }
 
     #[test]

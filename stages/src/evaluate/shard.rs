@@ -43,6 +43,7 @@ impl Most {
         }
     }
 }
+
 /// The one output of a shard.
 const LOG: &str = "items";
 
@@ -142,19 +143,25 @@ fn known_prefix(
     subject: &Subject<'_>,
     items: &[Vec<Continuation>],
 ) -> (usize, KeyDoc) {
-    let mut pieces = Pieces::default();
-    let mut keys = items.iter().map(|item| {
-        pieces.add(&encoded(item));
-        key(scoring, subject, "evaluate/score", pieces.digest())
-    });
-    if !subject.is_batch_dependent {
-        let keys: Vec<KeyDoc> = keys.by_ref().collect();
-        let known = |key: &KeyDoc| matches!(scoring.ctx.store.lookup(&key.key()), Lookup::Hit(_));
-        let len = keys.iter().rposition(known).map_or(items.len(), |last| last + 1);
-        let key = keys.into_iter().nth(len - 1);
-        return (len, key.unwrap_or_else(|| unreachable!("a shard has an item")));
+    let key = |asked| key(scoring, subject, "evaluate/score", asked);
+    let whole = || (items.len(), key(digest(items)));
+    if subject.is_batch_dependent {
+        return whole();
     }
-    (items.len(), keys.last().unwrap_or_else(|| unreachable!("a shard has an item")))
+    // every beginning's digest in one pass
+    let mut pieces = Pieces::default();
+    let beginnings: Vec<Digest> = items
+        .iter()
+        .map(|item| {
+            pieces.add(&encoded(item));
+            pieces.digest()
+        })
+        .collect();
+    let known = |(last, asked): (usize, &Digest)| {
+        let key = key(*asked);
+        matches!(scoring.ctx.store.lookup(&key.key()), Lookup::Hit(_)).then_some((last + 1, key))
+    };
+    beginnings.iter().enumerate().rev().find_map(known).unwrap_or_else(whole)
 }
 
 /// What tells items apart.
