@@ -37,8 +37,8 @@ import typing
 from pathlib import Path
 
 __all__ = [
-    "Blob", "Cancelled", "ConfigError", "Input", "Job", "OutOfDeviceMemory", "OutOfHostMemory", "Tensor",
-    "TransientError", "main", "param", "port", "read_safetensors", "stage", "write_safetensors",
+    "Blob", "Cancelled", "ConfigError", "Input", "Job", "OutOfDeviceMemory", "OutOfHostMemory", "StageError",
+    "Tensor", "TransientError", "main", "param", "port", "read_safetensors", "stage", "write_safetensors",
 ]
 __version__ = "0.1.0"
 
@@ -168,7 +168,7 @@ def _nodes(params, kind):
     hints = typing.get_type_hints(params)
     nodes = []
     for field in dataclasses.fields(params):
-        hint, optional = _plain(hints[field.name])
+        hint, _ = _plain(hints[field.name])
         if dataclasses.is_dataclass(hint):
             props = [_described(f, typing.get_type_hints(hint)[f.name], kind) for f in dataclasses.fields(hint)]
             nodes.append({"name": _word(field.name), "form": "group", "doc": _about(field).get("doc", ""), "props": props})
@@ -357,7 +357,7 @@ def _number(value):
 class _Worker:
     def __init__(self, out):
         self.out, self.lock, self.job = out, threading.Lock(), None
-        self.asked, self.wake, self.queue = False, threading.Condition(), []
+        self.wake, self.queue = threading.Condition(), []
 
     def say(self, kind, **fields):
         line = json.dumps({"type": kind, **fields}, ensure_ascii=False, allow_nan=False)
@@ -408,7 +408,9 @@ class _Worker:
             except Cancelled:
                 self.say("cancelled", id=id)
             except BaseException as error:
-                traceback.print_exc()
+                # what a stage says by itself needs no trace of where
+                if not isinstance(error, StageError):
+                    traceback.print_exc()
                 self.say("error", id=id, **{"class": _class(error), "message": _told(error)})
             finally:
                 self.job = None
