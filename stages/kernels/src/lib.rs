@@ -16,8 +16,13 @@
 //! | [`rms_norm`], [`swiglu`] | with the residual sum, the norms and the gate of a layer | the model's host loops |
 //! | [`rotate_and_store`], [`attend`] | rotary positions, the cache's new rows, attention over it | the model's host loops |
 //! | [`embed`], [`pick_and_advance`] | the ends of a decoding step | |
+//! | [`gemm_f32`] | the same in f32, by parts that tensor cores hold | |
 //! | [`upload`] | bytes to the device, at the bus's speed | |
+//! | [`widen`] | rows with zeros after them, for kernels of whole vectors | |
 //! | [`log_softmax_at`] | log-likelihoods and the likeliest token of rows of logits | the model's scores |
+//!
+//! A program says first how it is [set up](set_up), and [opens](open) a device before it uses it, so that one can work while
+//! another [records](Recording).
 //!
 //! Buffers are cubecl's handles, contiguous, row-major. Lengths are in elements unless a name says bytes.
 #![cfg(feature = "cuda")]
