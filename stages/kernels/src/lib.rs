@@ -70,5 +70,5 @@ pub use layer::{embed, rms_norm, swiglu};
 pub use recording::{Recording, open};
 pub use scores::{SCORES, log_softmax_at, pick_and_advance};
 pub use setup::set_up;
-pub use tf32::{LEAST_ROWS, gemm_f32};
+pub use tf32::{LEAST_GEMM_F32_ROWS, gemm_f32};
 pub use transfer::upload;

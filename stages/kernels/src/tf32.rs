@@ -5,7 +5,7 @@
 //!
 //! Reached on an H200: 103 to 117 TFLOP/s, counted as the one product that they are, where f32 units reach 38 to 50; 74 for few
 //! outputs. Bytes besides the product's: 4 read and 12 written per value of either operand, so it does not pay for few rows
-//! ([`LEAST_ROWS`]). The weight is taken in pieces, whose parts fill at most [`MOST_BYTES`].
+//! ([`LEAST_GEMM_F32_ROWS`]). The weight is taken in pieces, whose parts fill at most [`MOST_BYTES`].
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
 
 use cubecl::client::Client;
@@ -16,7 +16,7 @@ use crate::blas::{BlasError, Gemm, Operands, gemm_into};
 use crate::launch::{CUBE, buffer, cubes};
 
 /// From so many rows on it is faster than f32 units are.
-pub const LEAST_ROWS: usize = 256;
+pub const LEAST_GEMM_F32_ROWS: usize = 256;
 /// Bytes of a piece of the weight's parts.
 const MOST_BYTES: usize = 768 << 20;
 

@@ -14,8 +14,8 @@ use half::{bf16, f16};
 use qpipe_codecs::{DoubleQuantized, NESTED_BLOCK, OutlierThreshold};
 use qpipe_formats::{DType as StoredDtype, LlamaConfig, TensorView};
 use qpipe_kernels::{
-    self as kernels, Cache, Codes, Dtype, Format4, Gemm, Heads, KernelError, LEAST_ROWS, MOST_BATCH_ROWS,
-    MOST_ROWS, Operands, Packed4, SCORES, Widened,
+    self as kernels, Cache, Codes, Dtype, Format4, Gemm, Heads, KernelError, LEAST_GEMM_F32_ROWS,
+    MOST_BATCH_ROWS, MOST_ROWS, Operands, Packed4, SCORES, Widened,
 };
 use rayon::prelude::*;
 
@@ -173,7 +173,7 @@ pub(super) fn multiply(x: Tensor<2>, weight: Tensor<2>, result: ComputeDtype) ->
     {
         return gpu.tensor(y, [rows, out], dtype);
     }
-    if rows >= LEAST_ROWS
+    if rows >= LEAST_GEMM_F32_ROWS
         && (from, to) == (Dtype::F32, Dtype::F32)
         && let Ok(y) = qpipe_kernels::gemm_f32(&x.client, &x.handle, &weight.handle, shape)
     {
