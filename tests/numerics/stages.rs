@@ -63,6 +63,7 @@ impl Lab {
             events,
             cancel: &cancel,
             device: "cpu",
+            doc: None,
         })
     }
 

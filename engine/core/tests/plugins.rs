@@ -18,7 +18,7 @@ use qpipe_engine::manifest::{LoadOptions, load_plugins, load_study};
 use qpipe_engine::plan::{NodeState, PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunOptions, RunOutcome, RunResult, metrics, run};
 use qpipe_engine::worker::files::Files;
-use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
+use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, Transport, WorkerError};
 use qpipe_sdk::{Cancel, ErrorClass, StageRegistry};
 
 fn plugins() -> PathBuf {
@@ -82,6 +82,7 @@ impl Lab {
             file: Some(self.dir.path().join("faulty.py")),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             limits,
+            transport: Transport::Stdio,
         };
         Ok(StageRegistry::default().with(Box::new(PluginStage::start(&plugin, &self.machine)?)))
     }

@@ -134,6 +134,8 @@ pub struct Context<'a> {
     pub cancel: &'a Cancel,
     /// `cpu` or `cuda:N`.
     pub device: &'a str,
+    /// What the job's key was made of; `None` where the engine is not this process.
+    pub doc: Option<&'a KeyDoc>,
 }
 
 /// What one unit of work produced: named blobs (of kind `blob`), and numbers worth keeping with them.

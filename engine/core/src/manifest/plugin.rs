@@ -27,7 +27,7 @@ use super::scope::{Scope, file, is_name, refuse_block};
 use super::syntax::{arguments, entry_span, header_span, key_span, name_span, properties};
 use crate::graph::Span;
 use crate::sources::Sources;
-use crate::worker::{Limits, Machine, PluginCommand, PluginStage};
+use crate::worker::{Limits, Machine, PluginCommand, PluginStage, Transport};
 
 /// Starts the plugins of a manifest; the registry with their stage types.
 ///
@@ -109,6 +109,7 @@ fn read(
         file: None,
         args: Vec::new(),
         limits: Limits::default(),
+        transport: Transport::default(),
     };
     let words: Vec<&str> = words.filter_map(|word| plain_word(node, word, "a text", errors)).collect();
     let mut words = words.into_iter();

@@ -92,6 +92,7 @@ fn run_stage(job: &Job, messages: &Sender<Message>) -> Result<Outcome, StageErro
         events: &sink,
         cancel: &job.cancel,
         device: &job.device,
+        doc: Some(&job.doc),
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| job.stage.run(&ctx)))
         .unwrap_or_else(|payload| Err(StageError::Bug(format!("panicked: {}", panic_message(&*payload)))))?;

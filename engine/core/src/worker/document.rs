@@ -12,7 +12,8 @@ use qpipe_sdk::{Artifact, ArtifactKind, Context};
 use serde_json::Value;
 
 use super::error::WorkerError;
-use super::files::{resolve, store_file};
+use super::files::{keep_file, resolve};
+use super::job::Made;
 
 /// The output that is the document.
 pub(super) const ROOT: &str = "out";
@@ -24,33 +25,38 @@ pub(super) fn collect(
     ctx: &Context<'_>,
     kind: &str,
     work: &Path,
-    outputs: &BTreeMap<String, String>,
+    outputs: &BTreeMap<String, Made>,
 ) -> Result<Artifact, WorkerError> {
-    let file = |name: &str, path: &str| {
-        let file = resolve(work, name, path)?;
-        if file.is_file() { Ok(file) } else { Err(unusable(format!("`{path}` is not a file"))) }
+    let store = |name: &str, made: &Made| match made {
+        Made::Unit(kept) => Ok(kept.digest),
+        Made::Path(path) => {
+            let file = resolve(work, name, path)?;
+            if !file.is_file() {
+                return Err(unusable(format!("`{path}` is not a file")));
+            }
+            let go_on = || !ctx.cancel.killed();
+            Ok::<_, WorkerError>(keep_file(ctx.store, name, &file, &go_on)?.0)
+        }
     };
     let root = outputs.get(ROOT).ok_or_else(|| WorkerError::MissingOutput { name: ROOT.to_owned() })?;
-    let root = file(ROOT, root)?;
+    let root = store(ROOT, root)?;
     let mut blobs = BTreeMap::new();
-    for (name, path) in outputs.iter().filter(|(name, _)| name.starts_with(BLOB)) {
-        let (digest, _) = store_file(ctx.store, &file(name, path)?)?;
-        blobs.insert(name.as_str(), digest);
+    for (name, made) in outputs.iter().filter(|(name, _)| name.starts_with(BLOB)) {
+        blobs.insert(name.as_str(), store(name, made)?);
     }
     let inputs = ctx.inputs.values().flat_map(|input| input.refs.iter().copied()).collect();
     let mut found = Found { blobs, inputs, refs: BTreeSet::new() };
-    let read = || std::fs::read(&root).map_err(|e| unusable(e.to_string()));
-    let digest = match serde_json::from_slice::<Value>(&read()?) {
+    let digest = match serde_json::from_slice::<Value>(&ctx.store.map(&root)?) {
         Ok(mut document) => {
             found.resolve(&mut document)?;
             if found.blobs.is_empty() {
-                store_file(ctx.store, &root)?.0
+                root
             } else {
                 ctx.store.put_bytes(&serde_json::to_vec(&document).map_err(|e| unusable(e.to_string()))?)?
             }
         }
         // what is no document of ours refers to nothing
-        Err(_) if found.blobs.is_empty() => store_file(ctx.store, &root)?.0,
+        Err(_) if found.blobs.is_empty() => root,
         Err(error) => return Err(unusable(format!("its document is no JSON: {error}"))),
     };
     let mut refs = found.refs;

@@ -55,8 +55,20 @@ pub enum WorkerError {
     Undeclared { name: String },
     #[error("the worker made the output `{name}` twice")]
     Repeated { name: String },
-    #[error("the worker told more than {limit} metrics")]
-    TooManyMetrics { limit: usize },
+    #[error("the worker told of more than {limit} {what}")]
+    TooMany { what: &'static str, limit: usize },
+    #[error("the worker said `{word}` with a name of {bytes} bytes, more than {limit}")]
+    LongName { word: &'static str, bytes: usize, limit: usize },
+    #[error("the worker's unit `{name}` has a name that cannot be: it is no path below a folder")]
+    UnitName { name: String },
+    #[error("the worker announced the unit `{name}` twice")]
+    RepeatedUnit { name: String },
+    #[error("the worker's output `{name}` is to be the unit `{unit}`, which was never kept")]
+    UnknownUnit { name: String, unit: String },
+    #[error("the worker's output `{name}` is to be at a `path` or a `unit`: one of the two")]
+    PathOrUnit { name: String },
+    #[error("the worker was stopped: its processes took {} of memory, of {} allowed", mib(*seen), mib(*limit))]
+    Memory { limit: u64, seen: u64 },
     #[error("the worker ended its job without the output `{name}`")]
     MissingOutput { name: String },
     #[error("the worker's artifact cannot be used: {reason}")]
@@ -80,10 +92,25 @@ impl From<WorkerError> for StageError {
             | WorkerError::Lost { .. }
             | WorkerError::Silent { .. } => Self::Transient(error.to_string()),
             WorkerError::TimedOut { after } => Self::Timeout(after),
+            WorkerError::Memory { .. } => Self::OomHost(error.to_string()),
             WorkerError::Launch(_) | WorkerError::Params(_) => Self::Config(error.to_string()),
-            _ => Self::Bug(error.to_string()),
+            _ => Self::Bug(clipped(error.to_string())),
         }
     }
+}
+
+/// Words of a worker, of a length that can be shown.
+pub(super) fn clipped(mut text: String) -> String {
+    const SHOWN: usize = 16 << 10;
+    if let Some((end, _)) = text.char_indices().find(|(at, _)| *at >= SHOWN) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn quoted(said: &str) -> String {
@@ -91,6 +118,8 @@ fn quoted(said: &str) -> String {
 }
 
 fn listed(known: &[String]) -> String {
-    let known: Vec<String> = known.iter().map(|kind| format!("`{kind}`")).collect();
+    const SHOWN: usize = 64;
+    let shown = |kind: &String| format!("`{}`", kind.chars().take(SHOWN).collect::<String>());
+    let known: Vec<String> = known.iter().take(SHOWN).map(shown).collect();
     if known.is_empty() { String::new() } else { format!(", only {}", known.join(", ")) }
 }

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use qpipe_cache::{Digest, Store, StoreError};
@@ -19,6 +19,8 @@ const VERSION: u32 = 1;
 
 /// Most files of one artifact.
 const MAX_FILES: usize = 100_000;
+/// A file is copied in pieces of this many bytes.
+const COPIED_AT_ONCE: usize = 256 * 1024;
 /// Deepest folder within an output.
 const MAX_DEPTH: usize = 64;
 
@@ -37,6 +39,10 @@ pub enum FilesError {
     TooDeep { name: String },
     #[error("there are more than {MAX_FILES} files")]
     TooMany,
+    #[error("output `{name}` changed while it was stored")]
+    Changed { name: String },
+    #[error("output `{name}` was not stored: the job is over")]
+    Stopped { name: String },
     #[error("failed to read `{}` of output `{name}`: {source}", path.display())]
     Read { name: String, path: PathBuf, source: io::Error },
     #[error("failed to place `{}`: {source}", path.display())]
@@ -67,6 +73,13 @@ pub struct FileEntry {
     pub bytes: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub executable: bool,
+}
+
+impl FileEntry {
+    /// One whose content is in the store.
+    pub fn of(digest: Digest, bytes: u64) -> Self {
+        Self { digest, bytes, executable: false }
+    }
 }
 
 /// One output.
@@ -185,6 +198,42 @@ pub fn store_file(store: &Store, path: &Path) -> Result<(Digest, u64), StoreErro
     writer.commit()
 }
 
+/// Stores the content of a file that somebody else may still have in hand: only of a file, and only if it stays as it is.
+/// `go_on` is asked from time to time.
+pub(super) fn keep_file(
+    store: &Store,
+    name: &str,
+    path: &Path,
+    go_on: &dyn Fn() -> bool,
+) -> Result<(Digest, u64), FilesError> {
+    let read = |source| FilesError::Read { name: name.to_owned(), path: path.to_owned(), source };
+    // a pipe that nobody writes to must not be waited for
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    let flags = flags.bits().cast_signed();
+    let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(read)?;
+    let before = file.metadata().map_err(read)?;
+    if !before.is_file() {
+        return Err(FilesError::Special { name: name.to_owned(), path: path.to_owned() });
+    }
+    let io = |source| StoreError::Io { op: "store", path: path.to_owned(), source };
+    let (mut writer, mut buffer) = (store.writer()?, vec![0; COPIED_AT_ONCE]);
+    loop {
+        if !go_on() {
+            return Err(FilesError::Stopped { name: name.to_owned() });
+        }
+        let part = file.read(&mut buffer).map_err(read)?;
+        if part == 0 {
+            break;
+        }
+        writer.write_all(buffer.get(..part).unwrap_or_default()).map_err(io)?;
+    }
+    let after = file.metadata().map_err(read)?;
+    let (digest, bytes) = writer.commit()?;
+    let is_same =
+        bytes == before.len() && bytes == after.len() && before.modified().ok() == after.modified().ok();
+    if is_same { Ok((digest, bytes)) } else { Err(FilesError::Changed { name: name.to_owned() }) }
+}
+
 /// Whether a word can be the name of a file in a folder, and of nothing else.
 pub fn is_file_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -266,7 +315,7 @@ impl Collector<'_> {
         if !meta.is_file() {
             return Err(FilesError::Special { name: name.to_owned(), path: path.to_owned() });
         }
-        let (digest, bytes) = store_file(self.store, path)?;
+        let (digest, bytes) = keep_file(self.store, name, path, &|| true)?;
         Ok(FileEntry { digest, bytes, executable: meta.permissions().mode() & 0o111 != 0 })
     }
 }

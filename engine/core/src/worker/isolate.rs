@@ -40,7 +40,8 @@ impl Isolated {
         let scratch = Scratch::new(ctx.store)?;
         let mut request = request(ctx, self.stage.spec().kind, scratch.path(), None)?;
         request.store = Some(text(ctx.store.root())?);
-        let watch = Watch { events: ctx.events, cancel: ctx.cancel, outputs: None, has_blobs: false };
+        let watch =
+            Watch { events: ctx.events, cancel: ctx.cancel, outputs: None, has_blobs: false, units: None };
         let finished = self.pool.with(|worker| {
             worker.ask(|session| {
                 let cannot = || WorkerError::Artifact { reason: "the worker cannot commit".into() };

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 /// `$1`: file for standard error. Opened before anything else, so that what the shell has to say is kept as well.
 const SCRIPT: &str = r#"exec 3<&0 <&2 2>>"$1" || exit 126
@@ -117,6 +117,14 @@ impl Group {
     /// The process number of the command, which is also that of its group.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Answers, from anywhere, whether the command has ended.
+    pub(super) fn watch(&self) -> impl FnMut() -> bool + Send + 'static {
+        let pid = self.pid;
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        // an error says that its status was taken already
+        move || !matches!(waitid(WaitId::Pid(pid), look), Ok(None))
     }
 
     /// How the command ended, once it has; its group is killed then.

@@ -8,6 +8,10 @@
 //! | [`files`] | the `files` artifact: what commands and plugins make |
 //! | `document` | a document of a plugin's, with its blobs |
 //! | [`session`] | the engine's side of a `qstage/1` conversation |
+//! | [`job`] | one job of it, as the engine hears it |
+//! | `streams` | its two directions |
+//! | [`units`] | what a job's tries leave to the next one |
+//! | `memory`, `log` | what a worker takes of memory, and of the disk by its log |
 //! | [`process`] | a worker process, and a pool of them |
 //! | [`plugin`] | a stage type that a plugin brings |
 //! | [`isolate`] | a built-in stage in a process of its own |
@@ -19,17 +23,23 @@ mod document;
 pub mod error;
 pub mod files;
 pub mod isolate;
+pub mod job;
 pub mod launch;
+mod log;
 pub mod machine;
+mod memory;
 pub mod plugin;
 pub mod process;
 mod request;
 pub mod scratch;
 pub mod session;
+mod streams;
+pub mod units;
 
 pub use error::WorkerError;
 pub use isolate::{Isolated, isolate};
+pub use job::{Finished, Made};
 pub use machine::Machine;
 pub use plugin::{PluginCommand, PluginStage};
 pub use process::{Pool, Worker, WorkerCommand};
-pub use session::{Estimate, Finished, Limits, Session, Watch};
+pub use session::{Estimate, Limits, Session, Transport, Watch};

@@ -14,13 +14,15 @@ use qpipe_sdk::{
 
 use super::document::{self, ROOT};
 use super::error::WorkerError;
-use super::files::Files;
+use super::files::{FileEntry, Files, Output};
+use super::job::{Finished, Made};
 use super::launch::find_program;
 use super::machine::Machine;
 use super::process::{Pool, WorkerCommand};
 use super::request::request;
 use super::scratch::Scratch;
-use super::session::{Finished, Limits, Watch};
+use super::session::{Limits, Transport, Watch};
+use super::units::Keeper;
 
 /// `plugin NAME command="python3" "file.py" "--flag"`.
 #[derive(Clone, Debug)]
@@ -33,6 +35,7 @@ pub struct PluginCommand {
     pub file: Option<PathBuf>,
     pub args: Vec<String>,
     pub limits: Limits,
+    pub transport: Transport,
 }
 
 /// A stage type that a plugin brings.
@@ -56,7 +59,7 @@ impl PluginStage {
         let script_args = script.iter().map(|path| path.clone().into());
         let args = script_args.chain(plugin.args.iter().map(Into::into)).collect();
         let command = WorkerCommand { program: program.clone(), args, env: Vec::new() };
-        let pool = Pool::new(command, machine.clone(), plugin.limits);
+        let pool = Pool::new(command, machine.clone(), plugin.limits).over(plugin.transport);
         let (stages, asks_key, estimates) = pool.with(|worker| {
             worker.ask(|session| {
                 let stages = session.describe()?;
@@ -105,10 +108,13 @@ impl PluginStage {
         let request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
         let declared = self.outputs();
         let has_blobs = self.described.files.is_empty();
-        let watch = Watch { events: ctx.events, cancel: ctx.cancel, outputs: Some(&declared), has_blobs };
-        let finished = self.pool.with(|worker| worker.run(request, &watch))?;
-        let artifact = self.collect(ctx, &work, &finished)?;
-        Ok(Outcome { artifact, metrics: finished.metrics })
+        let keeper = Keeper::start(ctx, &work);
+        let (events, cancel, units) = (ctx.events, ctx.cancel, Some(&keeper));
+        let watch = Watch { events, cancel, outputs: Some(&declared), has_blobs, units };
+        self.pool.run(&request, &watch, |finished| {
+            let artifact = self.collect(ctx, &work, &finished)?;
+            Ok(Outcome { artifact, metrics: finished.metrics })
+        })
     }
 
     fn collect(&self, ctx: &Context<'_>, work: &Path, finished: &Finished) -> Result<Artifact, WorkerError> {
@@ -117,9 +123,18 @@ impl PluginStage {
         if let Some(file) = self.described.files.iter().find(|file| !made(file)) {
             return Err(missing(&file.name));
         }
-        let outputs = finished.outputs.iter().map(|(name, path)| (name.as_str(), path.as_str()));
         if !self.described.files.is_empty() {
-            let files = Files::collect(ctx.store, work, outputs)?;
+            let paths = finished.outputs.iter().filter_map(|(name, made)| match made {
+                Made::Path(path) => Some((name.as_str(), path.as_str())),
+                Made::Unit(_) => None,
+            });
+            let mut files = Files::collect(ctx.store, work, paths)?;
+            for (name, made) in &finished.outputs {
+                if let Made::Unit(kept) = made {
+                    let entry = FileEntry::of(kept.digest, kept.bytes);
+                    files.outputs.insert(name.clone(), Output::File(entry));
+                }
+            }
             return files.commit(ctx.store).map_err(|e| WorkerError::Artifact { reason: e.to_string() });
         }
         document::collect(ctx, &self.described.spec.output.0, work, &finished.outputs)

@@ -5,15 +5,18 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use qpipe_sdk::protocol::{FailureClass, RunRequest};
+use qpipe_sdk::protocol::{FailureClass, RunRequest, transport};
 
 use super::error::WorkerError;
+use super::job::Finished;
 use super::launch::{Group, Launch, LaunchError, tail};
+use super::log::Log;
 use super::machine::Machine;
+use super::memory::resident;
 use super::scratch::Scratch;
-use super::session::{Finished, Limits, Peer, Session, Watch};
+use super::session::{Limits, Peer, Session, Transport, Watch};
 
 /// How long a process that hung up is given to end by itself, so that its status can be told.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -27,29 +30,44 @@ pub struct WorkerCommand {
     pub env: Vec<(OsString, OsString)>,
 }
 
+/// How long a worker over files may take to start: a scheduler may let it wait.
+const QUEUED: Duration = Duration::from_mins(10);
+/// How long it is given to end after `bye`.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Where its two files are, in its folder.
+const TALK: &str = "talk";
+
 /// A running worker. Dropping it kills its process group.
 pub struct Worker {
     /// Dropped first: the group is dead before its folder is removed.
     group: Group,
     session: Session,
-    folder: Scratch,
+    log: Log,
+    transport: Transport,
+    _folder: Scratch,
 }
 
 impl Worker {
-    pub fn start(command: &WorkerCommand, machine: &Machine, limits: Limits) -> Result<Self, WorkerError> {
+    pub fn start(
+        command: &WorkerCommand,
+        machine: &Machine,
+        limits: Limits,
+        transport: Transport,
+    ) -> Result<Self, WorkerError> {
         let folder = Scratch::within(machine.temp())?;
         let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
         let mut env = machine.environment(home.clone(), tmp);
         env.extend(command.env.iter().cloned());
-        let stderr = stderr(&folder);
+        let log = Log::new(folder.path().join("stderr"));
         let (program, args) = (command.program.clone(), command.args.clone());
-        let launch = Launch { program, args, env, folder: home, stderr };
-        let failed = |source| LaunchError::Start { program: command.program.clone(), source };
-        let (their_input, our_output) = io::pipe().map_err(failed)?;
-        let (our_input, their_output) = io::pipe().map_err(failed)?;
-        let mut group = Group::start(&launch, Stdio::from(their_input), Stdio::from(their_output))?;
-        match Session::begin(BufReader::new(our_input), our_output, limits) {
-            Ok(session) => Ok(Self { group, session, folder }),
+        let mut launch = Launch { program, args, env, folder: home, stderr: log.path().to_owned() };
+        let begun = match transport {
+            Transport::Stdio => over_pipes(&launch, limits),
+            Transport::Files => over_files(&mut launch, &log, &folder.folder(TALK)?, limits),
+        };
+        let (mut group, session) = begun?;
+        match session {
+            Ok(session) => Ok(Self { group, session, log, transport, _folder: folder }),
             Err(error) => Err(explained(error, &mut group, &launch.stderr)),
         }
     }
@@ -69,14 +87,13 @@ impl Worker {
         &mut self,
         question: impl FnOnce(&mut Session) -> Result<T, WorkerError>,
     ) -> Result<T, WorkerError> {
-        question(&mut self.session).map_err(|error| explained(error, &mut self.group, &stderr(&self.folder)))
+        question(&mut self.session).map_err(|error| explained(error, &mut self.group, self.log.path()))
     }
 
     /// Has it do a job.
     pub fn run(&mut self, request: RunRequest, watch: &Watch<'_>) -> Result<Finished, WorkerError> {
-        let Self { group, session, folder } = self;
-        let result = session.run(request, watch, group);
-        result.map_err(|error| match explained(error, group, &stderr(folder)) {
+        let result = self.session.run(request, watch, &mut self.group);
+        result.map_err(|error| match explained(error, &mut self.group, self.log.path()) {
             // it obeyed the signal without a word
             WorkerError::Lost { .. } if watch.cancel.requested() => WorkerError::Cancelled,
             other => other,
@@ -84,18 +101,57 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // perhaps what runs elsewhere ends only by itself
+        if self.transport == Transport::Files && self.lives() {
+            self.session.close();
+            let clock = Instant::now();
+            while clock.elapsed() < FAREWELL && self.lives() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+/// A group, and how its conversation began.
+type Begun = Result<(Group, Result<Session, WorkerError>), WorkerError>;
+
+fn over_pipes(launch: &Launch, limits: Limits) -> Begun {
+    let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
+    let (their_input, our_output) = io::pipe().map_err(failed)?;
+    let (our_input, their_output) = io::pipe().map_err(failed)?;
+    let group = Group::start(launch, Stdio::from(their_input), Stdio::from(their_output))?;
+    Ok((group, Session::begin(BufReader::new(our_input), our_output, limits)))
+}
+
+fn over_files(launch: &mut Launch, log: &Log, folder: &Path, limits: Limits) -> Begun {
+    launch.env.push((transport::FOLDER.into(), folder.into()));
+    let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
+    transport::create(folder).map_err(failed)?;
+    let group = Group::start(launch, Stdio::null(), Stdio::from(log.open().map_err(failed)?))?;
+    let (input, output) = transport::engine_ends(folder, group.watch());
+    let limits = Limits { hello: limits.hello.max(QUEUED), ..limits };
+    Ok((group, Session::over(Transport::Files, input, output, limits)))
+}
+
 impl Peer for Group {
     fn terminate(&mut self) {
         Self::terminate(self);
     }
 
+    fn kill(&mut self) {
+        // what is gone is as wished
+        let _status = Self::kill(self);
+    }
+
     fn gone(&mut self) -> bool {
         !matches!(self.ended(), Ok(None))
     }
-}
 
-fn stderr(folder: &Scratch) -> PathBuf {
-    folder.path().join("stderr")
+    fn resident(&mut self, enough: u64) -> u64 {
+        resident(self.id(), enough)
+    }
 }
 
 /// A worker that hung up has a status and has perhaps said why.
@@ -103,7 +159,7 @@ fn explained(error: WorkerError, group: &mut Group, stderr: &Path) -> WorkerErro
     if !matches!(error, WorkerError::HungUp) {
         return error;
     }
-    let clock = std::time::Instant::now();
+    let clock = Instant::now();
     while clock.elapsed() < LAST_WORDS && matches!(group.ended(), Ok(None)) {
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -118,32 +174,68 @@ pub struct Pool {
     command: WorkerCommand,
     machine: Machine,
     limits: Limits,
+    transport: Transport,
     free: Mutex<Vec<Worker>>,
 }
 
 impl Pool {
     pub fn new(command: WorkerCommand, machine: Machine, limits: Limits) -> Self {
-        Self { command, machine, limits, free: Mutex::new(Vec::new()) }
+        Self { command, machine, limits, transport: Transport::Stdio, free: Mutex::new(Vec::new()) }
+    }
+
+    /// With another transport.
+    #[must_use]
+    pub fn over(self, transport: Transport) -> Self {
+        Self { transport, ..self }
     }
 
     /// Gives a worker, free or new, a job; it is kept for the next one if it is still sound.
     pub fn with<T>(&self, job: impl FnOnce(&mut Worker) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
-        let mut worker = match self.take() {
-            Some(worker) => worker,
-            None => Worker::start(&self.command, &self.machine, self.limits)?,
-        };
+        let mut worker = self.take().map_or_else(|| self.start(), Ok)?;
         let result = job(&mut worker);
-        if is_sound(&result) && worker.lives() {
+        self.put_back(worker, &result);
+        result
+    }
+
+    /// Gives a worker a job of a stage, and takes what it made. A worker that had ended, or was about to, when it got the
+    /// job has not harmed it: another one gets it.
+    pub fn run<T>(
+        &self,
+        request: &RunRequest,
+        watch: &Watch<'_>,
+        collect: impl Fn(Finished) -> Result<T, WorkerError>,
+    ) -> Result<T, WorkerError> {
+        while let Some(mut worker) = self.take() {
+            let result = worker.run(request.clone(), watch);
+            if matches!(result, Err(WorkerError::Lost { .. })) && worker.session.died_between_jobs() {
+                continue;
+            }
+            let result = result.and_then(&collect);
+            self.put_back(worker, &result);
+            return result;
+        }
+        let mut worker = self.start()?;
+        let result = worker.run(request.clone(), watch).and_then(&collect);
+        self.put_back(worker, &result);
+        result
+    }
+
+    fn start(&self) -> Result<Worker, WorkerError> {
+        Worker::start(&self.command, &self.machine, self.limits, self.transport)
+    }
+
+    /// Keeps a worker for the next job if it is still sound.
+    fn put_back<T>(&self, mut worker: Worker, result: &Result<T, WorkerError>) {
+        if is_sound(result) && worker.session.is_sound() && worker.lives() {
             self.free.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
         }
-        result
     }
 
     /// A free worker that has not died meanwhile.
     fn take(&self) -> Option<Worker> {
         loop {
             let mut worker = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            if worker.lives() {
+            if worker.session.is_sound() && worker.lives() {
                 return Some(worker);
             }
         }

@@ -33,6 +33,7 @@ pub(super) fn request(
         scratch: text(scratch)?,
         device: ctx.device.to_owned(),
         store: None,
+        units: BTreeMap::new(),
     })
 }
 
@@ -65,7 +66,7 @@ fn input(
     Ok(WireInput { kind: artifact.kind.0.clone(), digest: artifact.digest, path, refs })
 }
 
-fn blob(store: &Store, digest: &Digest) -> Result<WireBlob, WorkerError> {
+pub(super) fn blob(store: &Store, digest: &Digest) -> Result<WireBlob, WorkerError> {
     Ok(WireBlob { digest: *digest, path: text(&store.blob_path(digest)?)? })
 }
 

@@ -4,27 +4,27 @@
 //! Reading and writing happen on threads of their own, so that a worker that neither speaks nor listens can keep nobody
 //! from looking at the clock.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use qpipe_sdk::protocol::{
-    Capability, Keyed, LineError, PROTOCOL, Reply, Request, RunRequest, StageDescription, Versions,
-    WireParams, decode, encode, read_line,
+    Capability, Keyed, MINOR, PROTOCOL, Reply, Request, RunRequest, StageDescription, Versions, WireParams,
+    encode,
 };
-use qpipe_sdk::{Artifact, Cancel, EventSink, Metric, StageEvent};
+use qpipe_sdk::{Cancel, EventSink};
 
-use super::document::BLOB;
-use super::error::WorkerError;
+use super::error::{WorkerError, clipped};
+use super::job::{Finished, Job, Stopping};
 use super::launch::GRACE;
+use super::streams::{Heard, listen, speak};
+use super::units::Keeper;
 
-/// How many replies may wait to be read.
-const BACKLOG: usize = 256;
-/// Most metrics of one job.
-const MAX_METRICS: usize = 10_000;
 /// How often a waiting engine looks at everything but the worker.
 const TICK: Duration = Duration::from_millis(20);
+/// How often its memory is looked at, at most.
+const WEIGH_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a worker's last messages may be on their way after its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -44,6 +44,18 @@ pub struct Limits {
     pub job: Option<Duration>,
     /// Between `cancel` and SIGTERM, and between SIGTERM and SIGKILL.
     pub grace: Duration,
+    /// Most memory that its processes may have resident while a job runs, bytes.
+    pub memory: Option<u64>,
+}
+
+/// What a worker's messages go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Its standard input and output.
+    #[default]
+    Stdio,
+    /// Two files, see [`qpipe_sdk::protocol::transport`]. What it writes to standard output is log.
+    Files,
 }
 
 impl Default for Limits {
@@ -55,6 +67,7 @@ impl Default for Limits {
             silence: Duration::from_secs(30),
             job: None,
             grace: GRACE,
+            memory: None,
         }
     }
 }
@@ -67,16 +80,6 @@ pub struct Estimate {
     pub device_bytes: Option<u64>,
 }
 
-/// What a job has brought.
-#[derive(Debug, Default)]
-pub struct Finished {
-    /// Outputs by name, as paths relative to the scratch folder, as the worker states them.
-    pub outputs: BTreeMap<String, String>,
-    pub metrics: Vec<Metric>,
-    /// From a worker that commits by itself.
-    pub artifact: Option<Artifact>,
-}
-
 /// What a job is watched with.
 pub struct Watch<'a> {
     pub events: &'a dyn EventSink,
@@ -85,6 +88,8 @@ pub struct Watch<'a> {
     pub outputs: Option<&'a [&'a str]>,
     /// Whether it may announce blobs for its document.
     pub has_blobs: bool,
+    /// Where its units are kept; `None` where they are not the engine's.
+    pub units: Option<&'a Keeper>,
 }
 
 /// The process at the other end.
@@ -92,51 +97,78 @@ pub trait Peer {
     /// Sends it SIGTERM.
     fn terminate(&mut self);
 
+    /// Ends it now.
+    fn kill(&mut self);
+
     /// Whether it has ended, whatever its streams say: a child of it may still hold them.
     fn gone(&mut self) -> bool;
+
+    /// Resident bytes of all its processes; what is not above `enough` may be a rough number.
+    fn resident(&mut self, enough: u64) -> u64;
 }
 
 /// No process: a peer within this one.
 impl Peer for () {
     fn terminate(&mut self) {}
 
+    fn kill(&mut self) {}
+
     fn gone(&mut self) -> bool {
         false
     }
-}
 
-enum Heard {
-    Reply(Reply),
-    Bad(LineError),
-    End,
+    fn resident(&mut self, _enough: u64) -> u64 {
+        0
+    }
 }
 
 /// A conversation that has begun.
 pub struct Session {
     output: Sender<Vec<u8>>,
+    /// Writes what `output` gets, until that is closed.
+    writer: Option<JoinHandle<()>>,
     heard: Receiver<Heard>,
     limits: Limits,
     capabilities: Vec<Capability>,
     next_id: u64,
+    /// It spoke of a request after that request's end.
+    is_confused: bool,
+    /// Whether it had said anything of the last job, and how long that job took.
+    last_job: Option<(bool, Duration)>,
 }
 
 impl Session {
-    /// Says hello.
+    /// Says hello over a pair of streams.
     pub fn begin(
         input: impl BufRead + Send + 'static,
-        mut output: impl Write + Send + 'static,
+        output: impl Write + Send + 'static,
         limits: Limits,
     ) -> Result<Self, WorkerError> {
-        let (sender, heard) = sync_channel(BACKLOG);
-        std::thread::spawn(move || listen(input, &sender));
-        let (lines, written) = channel::<Vec<u8>>();
-        // a worker that does not read has gone, or is about to be heard of
-        std::thread::spawn(move || {
-            written.iter().try_for_each(|line| output.write_all(&line).and_then(|()| output.flush()))
-        });
-        let mut session = Self { output: lines, heard, limits, capabilities: Vec::new(), next_id: 1 };
+        Self::over(Transport::Stdio, input, output, limits)
+    }
+
+    /// Says hello. Over files, the engine shows that it lives, and says when it ends.
+    pub fn over(
+        transport: Transport,
+        input: impl BufRead + Send + 'static,
+        output: impl Write + Send + 'static,
+        limits: Limits,
+    ) -> Result<Self, WorkerError> {
+        let beat = (transport == Transport::Files).then_some(limits.heartbeat);
+        let (heard, (lines, writer)) = (listen(input), speak(output, beat));
+        let mut session = Self {
+            output: lines,
+            writer: Some(writer),
+            heard,
+            limits,
+            capabilities: Vec::new(),
+            next_id: 1,
+            is_confused: false,
+            last_job: None,
+        };
         session.send(&Request::Hello {
             protocol: Versions { min: PROTOCOL, max: PROTOCOL },
+            minor: MINOR,
             engine: concat!("qpipe ", env!("CARGO_PKG_VERSION")).into(),
             heartbeat_ms: u64::try_from(limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
         })?;
@@ -192,33 +224,79 @@ impl Session {
         peer: &mut dyn Peer,
     ) -> Result<Finished, WorkerError> {
         let id = self.id();
-        request.id = id;
-        self.send(&Request::Run(request))?;
-        let now = Instant::now();
-        let mut job = Job {
-            id,
-            finished: Finished::default(),
-            started: now,
-            last_heard: now,
-            stopping: None,
-            gone: None,
-        };
+        let keeper = watch.units.filter(|_| self.can(Capability::Resume));
+        (request.id, request.units) = (id, keeper.map(Keeper::told).unwrap_or_default());
+        let mut job = Job::new(id, keeper);
+        let ended = self.converse(&Request::Run(request), &mut job, watch, peer);
+        self.last_job = Some((job.has_spoken, job.started.elapsed()));
+        job.tell_progress(watch, true);
+        // not after the wait for what it had to keep; one that ends by itself is left its status
+        if ended
+            .as_ref()
+            .is_err_and(|error| !matches!(error, WorkerError::HungUp | WorkerError::Failed { .. }))
+        {
+            peer.kill();
+        }
+        // what it said is complete is kept, however it ended
+        let stored = self.wait_for_units(&mut job, watch, ended.is_ok());
+        ended?;
+        stored?;
+        job.end()
+    }
+
+    /// A job from the request to the worker's last word.
+    fn converse(
+        &mut self,
+        request: &Request,
+        job: &mut Job<'_>,
+        watch: &Watch<'_>,
+        peer: &mut dyn Peer,
+    ) -> Result<(), WorkerError> {
+        self.send(request)?;
         loop {
-            match self.hear(TICK)? {
-                Some(reply) => {
-                    job.last_heard = Instant::now();
-                    if job.take(reply, watch)? {
-                        return Ok(job.finished);
-                    }
+            if let Some(reply) = self.hear(TICK)? {
+                job.last_heard = Instant::now();
+                if job.take(reply, watch)? {
+                    return Ok(());
                 }
-                None => self.look(&mut job, watch, peer)?,
+            }
+            // also while it never stops talking
+            if job.looked.elapsed() >= TICK {
+                self.look(job, watch, peer)?;
+                job.looked = Instant::now();
             }
         }
     }
 
+    /// Waits until what was announced is stored: after a good end as long as the job may take, else not for ever.
+    fn wait_for_units(&self, job: &mut Job<'_>, watch: &Watch<'_>, is_done: bool) -> Result<(), WorkerError> {
+        let clock = Instant::now();
+        loop {
+            let settled = job.settle(watch);
+            if is_done {
+                settled?;
+            }
+            if !job.is_storing() {
+                return Ok(());
+            }
+            if watch.cancel.killed() {
+                return Err(WorkerError::Cancelled);
+            }
+            if let Some(after) = self.limits.job.filter(|limit| is_done && job.started.elapsed() > *limit) {
+                return Err(WorkerError::TimedOut { after });
+            }
+            if !is_done && clock.elapsed() > self.limits.answer {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Everything that can end a job other than the worker's word.
-    fn look(&mut self, job: &mut Job, watch: &Watch<'_>, peer: &mut dyn Peer) -> Result<(), WorkerError> {
-        let Limits { silence, job: limit, grace, .. } = self.limits;
+    fn look(&mut self, job: &mut Job<'_>, watch: &Watch<'_>, peer: &mut dyn Peer) -> Result<(), WorkerError> {
+        let Limits { silence, job: limit, grace, memory, .. } = self.limits;
+        job.settle(watch)?;
+        job.tell_progress(watch, false);
         if peer.gone() && job.gone.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS {
             return Err(WorkerError::HungUp);
         }
@@ -227,6 +305,15 @@ impl Session {
         }
         if let Some(after) = limit.filter(|limit| job.started.elapsed() > *limit) {
             return Err(WorkerError::TimedOut { after });
+        }
+        if let Some(limit) = memory.filter(|_| job.weighed.is_none_or(|weighed| weighed <= Instant::now())) {
+            let clock = Instant::now();
+            let seen = peer.resident(limit);
+            if seen > limit {
+                return Err(WorkerError::Memory { limit, seen });
+            }
+            // a machine of very many processes is not kept busy by looking at them
+            job.weighed = Some(Instant::now() + WEIGH_EVERY.max(20 * clock.elapsed()));
         }
         if watch.cancel.killed() {
             return Err(WorkerError::Cancelled);
@@ -247,6 +334,30 @@ impl Session {
             Some(_) => {}
         }
         Ok(())
+    }
+
+    /// Ends the conversation: nothing can be said any more, and what was said is written.
+    pub(super) fn close(&mut self) {
+        self.output = channel().0;
+        if let Some(writer) = self.writer.take() {
+            let _panicked = writer.join();
+        }
+    }
+
+    /// Whether it can be trusted with another job: it has said nothing that nobody asked for.
+    pub(super) fn is_sound(&mut self) -> bool {
+        loop {
+            match self.heard.try_recv() {
+                Ok(Heard::Reply(Reply::Heartbeat)) => {}
+                Ok(_) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return !self.is_confused,
+            }
+        }
+    }
+
+    /// Whether it ended as a job began, before it said a word of it.
+    pub(super) fn died_between_jobs(&self) -> bool {
+        self.last_job.is_some_and(|(has_spoken, took)| !has_spoken && took < LAST_WORDS)
     }
 
     fn id(&mut self) -> u64 {
@@ -277,9 +388,16 @@ impl Session {
         Err(WorkerError::NoAnswer { question, after: within })
     }
 
-    fn hear(&self, within: Duration) -> Result<Option<Reply>, WorkerError> {
+    fn hear(&mut self, within: Duration) -> Result<Option<Reply>, WorkerError> {
         match self.heard.recv_timeout(within) {
-            Ok(Heard::Reply(Reply::Error { id: None, message, .. })) => Err(WorkerError::Refused { message }),
+            Ok(Heard::Reply(Reply::Error { id: None, message, .. })) => {
+                Err(WorkerError::Refused { message: clipped(message) })
+            }
+            // of something that is over: whatever it means, it is not about what was asked now
+            Ok(Heard::Reply(reply)) if reply.id().is_some_and(|id| id + 1 < self.next_id) => {
+                self.is_confused = true;
+                Ok(None)
+            }
             Ok(Heard::Reply(reply)) => Ok(Some(reply)),
             Ok(Heard::Bad(error)) => Err(WorkerError::Line(error)),
             Ok(Heard::End) | Err(RecvTimeoutError::Disconnected) => Err(WorkerError::HungUp),
@@ -288,73 +406,11 @@ impl Session {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Stopping {
-    Asked,
-    Terminated,
-}
-
-struct Job {
-    id: u64,
-    finished: Finished,
-    started: Instant,
-    last_heard: Instant,
-    stopping: Option<(Instant, Stopping)>,
-    /// Since when its process is.
-    gone: Option<Instant>,
-}
-
-impl Job {
-    fn terminate(&mut self, peer: &mut dyn Peer) {
-        peer.terminate();
-        self.stopping = Some((Instant::now(), Stopping::Terminated));
-    }
-
-    /// Takes a reply in; `true` where it ends the job well.
-    fn take(&mut self, reply: Reply, watch: &Watch<'_>) -> Result<bool, WorkerError> {
-        if let Some(found) = reply.id().filter(|id| *id != self.id) {
-            return Err(WorkerError::WrongId { expected: self.id, found });
-        }
-        match reply {
-            Reply::Heartbeat => {}
-            Reply::Progress { done, total, what, .. } => {
-                watch.events.emit(StageEvent::Progress { done, total, what });
-            }
-            Reply::Log { message, .. } => watch.events.emit(StageEvent::Log { message }),
-            Reply::Checkpoint { name, cached, .. } => watch.events.emit(StageEvent::Unit { name, cached }),
-            Reply::Metric { .. } if self.finished.metrics.len() == MAX_METRICS => {
-                return Err(WorkerError::TooManyMetrics { limit: MAX_METRICS });
-            }
-            Reply::Metric { metric, .. } => self.finished.metrics.push(metric.into()),
-            Reply::Artifact { name, path, .. } => self.output(name, path, watch)?,
-            Reply::Done { artifact, .. } => {
-                self.finished.artifact = artifact;
-                return Ok(true);
-            }
-            Reply::Cancelled { .. } if watch.cancel.requested() => return Err(WorkerError::Cancelled),
-            Reply::Error { class, message, .. } => return Err(WorkerError::Failed { class, message }),
-            other => return Err(unexpected(&other, "during a job")),
-        }
-        Ok(false)
-    }
-
-    fn output(&mut self, name: String, path: String, watch: &Watch<'_>) -> Result<(), WorkerError> {
-        let is_blob = watch.has_blobs && name.starts_with(BLOB);
-        if !is_blob && watch.outputs.is_none_or(|declared| !declared.contains(&name.as_str())) {
-            return Err(WorkerError::Undeclared { name });
-        }
-        match self.finished.outputs.insert(name.clone(), path) {
-            None => Ok(()),
-            Some(_) => Err(WorkerError::Repeated { name }),
-        }
-    }
-}
-
 /// Why a reply is not the answer to question `id`.
 fn no_answer(id: u64, reply: &Reply) -> WorkerError {
     match reply {
         Reply::Error { id: Some(found), class, message } if *found == id => {
-            WorkerError::Failed { class: *class, message: message.clone() }
+            WorkerError::Failed { class: *class, message: clipped(message.clone()) }
         }
         other => match other.id() {
             Some(found) if found != id => WorkerError::WrongId { expected: id, found },
@@ -365,20 +421,4 @@ fn no_answer(id: u64, reply: &Reply) -> WorkerError {
 
 fn unexpected(reply: &Reply, at: &'static str) -> WorkerError {
     WorkerError::Unexpected { word: reply.word(), at }
-}
-
-/// Reads until the worker hangs up, says something that is no message, or nobody listens any more.
-fn listen(mut input: impl BufRead, sender: &SyncSender<Heard>) {
-    let mut line = Vec::new();
-    loop {
-        let heard = match read_line(&mut input, &mut line) {
-            Ok(true) => decode(&line).map_or_else(Heard::Bad, Heard::Reply),
-            Ok(false) => Heard::End,
-            Err(error) => Heard::Bad(error),
-        };
-        let last = !matches!(heard, Heard::Reply(_));
-        if sender.send(heard).is_err() || last {
-            return;
-        }
-    }
 }

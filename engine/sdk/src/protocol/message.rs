@@ -32,6 +32,8 @@ pub enum Capability {
     Heartbeat,
     /// It commits to the store itself and answers `done` with an artifact: only a worker of the engine's own program.
     Store,
+    /// It hands the engine units of work to keep, and takes those that earlier tries of a job kept. Since minor 1.
+    Resume,
 }
 
 impl Capability {
@@ -47,6 +49,7 @@ impl Capability {
             Self::Cancel => "cancel",
             Self::Heartbeat => "heartbeat",
             Self::Store => "store",
+            Self::Resume => "resume",
         }
     }
 }
@@ -88,6 +91,9 @@ pub struct RunRequest {
     /// The store's root, for a worker with the capability `store`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// What earlier tries of this job kept, by unit, for a worker with the capability `resume`. Since minor 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub units: BTreeMap<String, WireBlob>,
 }
 
 /// What the engine says.
@@ -97,6 +103,9 @@ pub enum Request {
     /// Always first.
     Hello {
         protocol: Versions,
+        /// The minor version, for logs: what a side can do is told by capabilities and fields.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        minor: u32,
         /// Program and version, for logs.
         engine: String,
         /// How often a worker with the capability `heartbeat` says that it lives, milliseconds.
@@ -112,6 +121,15 @@ pub enum Request {
     Run(RunRequest),
     /// Stop the job, keeping what is worth keeping.
     Cancel { id: u64 },
+    /// The engine lives. Over files alone, where its end cannot be seen. Since minor 1.
+    Heartbeat,
+    /// The conversation is over. Over files alone. Since minor 1.
+    Bye,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A rule that parameters break.
@@ -182,6 +200,9 @@ pub enum Reply {
     Hello {
         /// The version both will speak, one of those offered.
         protocol: u32,
+        /// The minor version, for logs.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        minor: u32,
         /// Program and version, for logs.
         worker: String,
         #[serde(default)]
@@ -217,18 +238,26 @@ pub enum Reply {
         #[serde(flatten)]
         metric: WireMetric,
     },
-    /// An output is complete at `path`, relative to the scratch folder.
+    /// An output is complete: at `path`, relative to the scratch folder, or as the file of a unit. One of the two.
     Artifact {
         id: u64,
         name: String,
-        path: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// Since minor 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unit: Option<String>,
     },
-    /// A unit of work inside the job is kept for good, or was found.
+    /// A unit of work inside the job is kept for good, or was found. With `path`, relative to the scratch folder, the
+    /// engine is to keep this file of it.
     Checkpoint {
         id: u64,
         name: String,
         #[serde(default)]
         cached: bool,
+        /// From a worker with the capability `resume`. Since minor 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
     },
     Heartbeat,
     /// Ends a job.
@@ -291,7 +320,8 @@ impl Reply {
 }
 
 impl Message for Request {
-    const TYPES: &'static [&'static str] = &["hello", "describe", "key", "estimate", "run", "cancel"];
+    const TYPES: &'static [&'static str] =
+        &["hello", "describe", "key", "estimate", "run", "cancel", "heartbeat", "bye"];
 }
 
 impl Message for Reply {

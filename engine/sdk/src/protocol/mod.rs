@@ -7,6 +7,7 @@
 //! | [`describe`] | a stage type's declaration as a document, and back |
 //! | [`wire`] | parameters and numbers as JSON |
 //! | [`line`] | one bounded line ↔ one message |
+//! | [`transport`] | a conversation in two files, where standard streams do not reach |
 //! | [`serve`] | the worker's side: any [`crate::Stage`] of a registry over a pair of streams |
 //!
 //! Two rules make old and new speak to each other: a field that is not known is ignored, a message that is not known
@@ -16,6 +17,7 @@ pub mod describe;
 pub mod line;
 pub mod message;
 pub mod serve;
+pub mod transport;
 pub mod wire;
 
 pub use describe::{DescribeError, Described, OutputFile, StageDescription};
@@ -28,3 +30,5 @@ pub use wire::{WireError, WireMetric, WireParams};
 
 /// The version of the protocol.
 pub const PROTOCOL: u32 = 1;
+/// Its minor version: optional fields and capabilities that came since.
+pub const MINOR: u32 = 1;

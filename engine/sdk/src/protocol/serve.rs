@@ -19,7 +19,7 @@ use super::describe::StageDescription;
 use super::line::{LineError, decode, encode, read_line};
 use super::message::{Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest};
 use super::wire::{WireMetric, params_from_json};
-use super::{PROTOCOL, WireParams};
+use super::{MINOR, PROTOCOL, WireParams};
 use crate::error::StageError;
 use crate::event::{Cancel, EventSink, StageEvent};
 use crate::spec::ArtifactKind;
@@ -109,7 +109,8 @@ impl<W: Write + Send> Server<'_, W> {
             return Err(ServeError::Version { min: protocol.min, max: protocol.max });
         }
         let capabilities = CAPABILITIES.iter().map(|known| known.word().to_owned()).collect();
-        self.send(&Reply::Hello { protocol: PROTOCOL, worker: worker.to_owned(), capabilities });
+        let worker = worker.to_owned();
+        self.send(&Reply::Hello { protocol: PROTOCOL, minor: MINOR, worker, capabilities });
         Ok(Duration::from_millis(heartbeat_ms.max(1)))
     }
 
@@ -129,6 +130,8 @@ impl<W: Write + Send> Server<'_, W> {
                 }
                 Request::Cancel { id } => self.cancel(Some(id)),
                 Request::Run(request) => self.start(scope, request),
+                Request::Heartbeat => {}
+                Request::Bye => return Ok(()),
             }
         }
         Ok(())
@@ -230,6 +233,7 @@ impl<W: Write + Send> Server<'_, W> {
             events: &Events { server: self, id: request.id },
             cancel,
             device: &request.device,
+            doc: None,
         };
         stage.run(&ctx)
     }
@@ -269,7 +273,7 @@ impl<W: Write + Send> EventSink for Events<'_, '_, W> {
         let id = self.id;
         self.server.send(&match event {
             StageEvent::Progress { done, total, what } => Reply::Progress { id, done, total, what },
-            StageEvent::Unit { name, cached } => Reply::Checkpoint { id, name, cached },
+            StageEvent::Unit { name, cached } => Reply::Checkpoint { id, name, cached, path: None },
             StageEvent::Log { message } => Reply::Log { id, message },
         });
     }
