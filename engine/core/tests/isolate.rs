@@ -18,7 +18,10 @@ use qpipe_cache::{Digest, KeyDoc, Store};
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunOptions, RunResult, metrics, run};
-use qpipe_engine::worker::{Limits, Machine, Pool, Session, Watch, WorkerCommand, WorkerError, isolate};
+use qpipe_engine::worker::units::Keeper;
+use qpipe_engine::worker::{
+    Limits, Machine, Made, Pool, Session, Watch, WorkerCommand, WorkerError, isolate,
+};
 use qpipe_sdk::protocol::wire::params_from_json;
 use qpipe_sdk::protocol::{Capability, FailureClass, Request, RunRequest, decode, serve};
 use qpipe_sdk::{
@@ -188,7 +191,7 @@ fn the_engine_keeps_to_the_transcript_of_work() {
         assert!(params_from_json(&described.spec.schema, &params(3)).is_ok());
         assert_eq!(session.key("scale", params(3)).unwrap().numerics.as_deref(), Some("cpu"));
         let (heard, cancel) = (Heard::default(), Cancel::default());
-        let watch = Watch { events: &heard, cancel: &cancel, outputs: None, has_blobs: false };
+        let watch = Watch { events: &heard, cancel: &cancel, outputs: None, has_blobs: false, units: None };
         let done = session.run(stage.jobs()[0].clone(), &watch, &mut ()).unwrap();
         assert_eq!(done.artifact, Some(Artifact::single("model", stage.scaled)));
         assert_eq!(done.metrics[1].range, Some((0.0, f64::INFINITY)));
@@ -210,7 +213,7 @@ fn the_engine_keeps_to_the_transcript_of_a_cancelled_job() {
     stage.talk(|mut session| {
         let cancel = Cancel::default();
         let stop = Stop(cancel.clone());
-        let watch = Watch { events: &stop, cancel: &cancel, outputs: None, has_blobs: false };
+        let watch = Watch { events: &stop, cancel: &cancel, outputs: None, has_blobs: false, units: None };
         let ended = session.run(stage.jobs()[0].clone(), &watch, &mut ()).unwrap_err();
         assert!(matches!(ended, WorkerError::Cancelled), "{ended}");
         session.key("scale", params(1)).unwrap();
@@ -225,7 +228,7 @@ fn the_engine_keeps_to_the_transcript_of_failures() {
         let class = |error| if let WorkerError::Failed { class, .. } = error { Some(class) } else { None };
         assert_eq!(class(session.key("scale", params(10)).unwrap_err()), Some(FailureClass::Config));
         let (cancel, jobs) = (Cancel::default(), stage.jobs());
-        let watch = Watch { events: &(), cancel: &cancel, outputs: None, has_blobs: false };
+        let watch = Watch { events: &(), cancel: &cancel, outputs: None, has_blobs: false, units: None };
         let of =
             |session: &mut Session, job: &RunRequest| session.run(job.clone(), &watch, &mut ()).unwrap_err();
         assert_eq!(class(of(&mut session, &jobs[0])), Some(FailureClass::OomHost));
@@ -239,11 +242,119 @@ fn the_engine_keeps_to_the_transcript_of_a_plugin() {
     stage.talk(|mut session| {
         assert_eq!(session.describe().unwrap()[0].understand().unwrap().files[0].name, "table");
         let (cancel, jobs) = (Cancel::default(), stage.jobs());
-        let watch = Watch { events: &(), cancel: &cancel, outputs: Some(&["table"]), has_blobs: false };
+        let watch =
+            Watch { events: &(), cancel: &cancel, outputs: Some(&["table"]), has_blobs: false, units: None };
         let done = session.run(jobs[0].clone(), &watch, &mut ()).unwrap();
-        assert_eq!(done.outputs["table"], "table.tsv");
+        assert_eq!(done.outputs["table"], Made::Path("table.tsv".into()));
         assert!(session.run(jobs[1].clone(), &watch, &mut ()).is_err());
     });
+}
+
+/// The texts of the units of `units.txt`, and the files as the worker has left them.
+fn parts(scratch: &std::path::Path) -> Vec<String> {
+    let texts: Vec<String> = (0..4).map(|number| format!("1:{number}\n")).collect();
+    for (number, text) in texts.iter().enumerate() {
+        std::fs::write(scratch.join(format!("part-{number}")), text).unwrap();
+    }
+    std::fs::write(scratch.join("page"), "words\n").unwrap();
+    std::fs::write(scratch.join("root"), "{}").unwrap();
+    texts
+}
+
+/// Names in a transcript with units that are kept in a store.
+fn unit_names(store: &Store, scratch: &std::path::Path) -> BTreeMap<&'static str, String> {
+    let texts = parts(scratch);
+    let kept: Vec<Digest> = texts.iter().map(|text| store.put_bytes(text.as_bytes()).unwrap()).collect();
+    let path = |digest| store.blob_path(digest).unwrap().to_str().unwrap().to_owned();
+    BTreeMap::from([
+        ("ENGINE", concat!("qpipe ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("SCRATCH", scratch.to_str().unwrap().to_owned()),
+        ("UNIT0", kept[0].to_string()),
+        ("UNIT1", kept[1].to_string()),
+        ("KEPT0", path(&kept[0])),
+        ("KEPT1", path(&kept[1])),
+    ])
+}
+
+#[test]
+fn the_engine_keeps_to_the_transcripts_of_units() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let names = unit_names(&store, dir.path());
+    let (heard, cancel) = (Heard::default(), Cancel::default());
+    let run = |session: &mut Session, job: &RunRequest, doc: &KeyDoc, outputs: &[&str], has_blobs: bool| {
+        let ctx = Context {
+            params: &qpipe_sdk::Params::default(),
+            inputs: &BTreeMap::new(),
+            sources: &BTreeMap::new(),
+            store: &store,
+            events: &heard,
+            cancel: &cancel,
+            device: "auto",
+            doc: Some(doc),
+        };
+        let keeper = Keeper::start(&ctx, dir.path());
+        let (outputs, units) = (Some(outputs), Some(&keeper));
+        let watch = Watch { events: &heard, cancel: &cancel, outputs, has_blobs, units };
+        session.run(RunRequest { units: BTreeMap::new(), ..job.clone() }, &watch, &mut ()).unwrap()
+    };
+    let doc = KeyDoc::new("steps", 1);
+    let stage = Stage1 { transcript: Transcript::read("units.txt", &names), scaled: Digest::of_bytes(b"") };
+    stage.talk(|mut session| {
+        assert!(session.can(Capability::Resume));
+        session.describe().unwrap();
+        let jobs = stage.jobs();
+        let first = run(&mut session, &jobs[0], &doc, &["all", "last"], false);
+        let is_last =
+            |made: &Made| matches!(made, Made::Unit(kept) if kept.digest == Digest::of_bytes(b"1:3\n"));
+        assert_eq!(first.outputs["all"], Made::Path("all".into()));
+        assert!(is_last(&first.outputs["last"]));
+        // as if the first try had ended after two
+        for record in store.ls().unwrap() {
+            let qpipe_cache::Lookup::Hit(unit) = store.lookup(&record.key) else { panic!("it is there") };
+            if unit.outputs.contains_key("part/2") || unit.outputs.contains_key("part/3") {
+                let hex = record.key.to_string();
+                let path = format!("store/v1/actions/{}/{hex}.json", &hex[..2]);
+                std::fs::remove_file(dir.path().join(path)).unwrap();
+            }
+        }
+        let second = run(&mut session, &jobs[1], &doc, &["all", "last"], false);
+        assert!(is_last(&second.outputs["last"]));
+        assert_eq!(store.ls().unwrap().len(), 4);
+    });
+    let stage =
+        Stage1 { transcript: Transcript::read("documents.txt", &names), scaled: Digest::of_bytes(b"") };
+    stage.talk(|mut session| {
+        let done = run(&mut session, &stage.jobs()[0], &KeyDoc::new("sheet", 1), &["out"], true);
+        assert!(done.outputs.values().all(|made| matches!(made, Made::Unit(_))) && done.outputs.len() == 2);
+    });
+    let told = heard.0.lock().unwrap();
+    let cached = told.iter().filter(|event| matches!(event, StageEvent::Unit { cached: true, .. })).count();
+    assert_eq!((told.len(), cached), (10, 2));
+}
+
+#[test]
+fn the_python_plugins_keep_to_the_transcripts_of_units() {
+    if !python::is_here("the_python_plugins_keep_to_the_transcripts_of_units") {
+        return;
+    }
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    let script = std::path::Path::new(&root).join("tests/plugins/steps.py");
+    for name in ["units.txt", "documents.txt"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let transcript = Transcript::read(name, &unit_names(&store, dir.path()));
+        std::fs::copy(&script, dir.path().join("steps.py")).unwrap();
+        let mut plugin = Command::new("python3");
+        let plugin = plugin.arg(dir.path().join("steps.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut plugin = plugin.spawn().unwrap();
+        let (mut input, output) = (plugin.stdin.take().unwrap(), plugin.stdout.take().unwrap());
+        transcript.play(Side::Engine, &mut BufReader::new(output), &mut input);
+        drop(input);
+        assert!(plugin.wait().unwrap().success());
+        let made = std::fs::read_to_string(dir.path().join("all")).unwrap_or_default();
+        assert_eq!(made, if name == "units.txt" { "1:0\n1:1\n1:2\n1:3\n" } else { "" });
+    }
 }
 
 #[test]

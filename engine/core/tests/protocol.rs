@@ -13,9 +13,12 @@ use qpipe_sdk::{Metric, Params};
 fn lines() -> Vec<Vec<u8>> {
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"));
     let read = |name| std::fs::read_to_string(root.join("../../tests/golden/qstage").join(name)).unwrap();
-    let text: String = ["work.txt", "plugin.txt", "failure.txt"].map(read).concat();
+    let text: String = ["work.txt", "plugin.txt", "failure.txt", "units.txt", "documents.txt", "files.txt"]
+        .map(read)
+        .concat();
     let digest = "0".repeat(64);
     let text = text.replace("$WEIGHTS", &digest).replace("$SCALED", &digest);
+    let text = text.replace("$UNIT0", &digest).replace("$UNIT1", &digest);
     text.lines().filter(|line| !line.starts_with('#')).map(|line| line.as_bytes()[2..].to_vec()).collect()
 }
 

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Write};
 use std::time::Duration;
 
 use qpipe_cache::{Digest, KeyDoc, Store};
-use qpipe_sdk::protocol::{LineError, ServeError, serve};
+use qpipe_sdk::protocol::{LineError, ServeError, serve, transport};
 use qpipe_sdk::{
     Artifact, ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType,
     Params, PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec, UnitOutput, Value,
@@ -110,12 +110,14 @@ fn names(dir: &tempfile::TempDir) -> BTreeMap<&'static str, String> {
         ("NOWHERE", path("nowhere")),
         ("WEIGHTS", weights.to_string()),
         ("SCALED", Digest::of_bytes(&b"weights".repeat(3)).to_string()),
+        ("UNIT0", Digest::of_bytes(b"0").to_string()),
+        ("UNIT1", Digest::of_bytes(b"1").to_string()),
     ])
 }
 
 #[test]
 fn the_worker_keeps_to_the_transcripts() {
-    for name in ["work.txt", "cancel.txt", "failure.txt"] {
+    for name in ["work.txt", "cancel.txt", "failure.txt", "files.txt"] {
         let dir = tempfile::tempdir().unwrap();
         let transcript = Transcript::read(name, &names(&dir));
         talk(|input, output| transcript.play(Side::Engine, input, output)).unwrap();
@@ -123,9 +125,29 @@ fn the_worker_keeps_to_the_transcripts() {
 }
 
 #[test]
+fn the_worker_keeps_to_the_transcripts_over_files() {
+    for name in ["work.txt", "failure.txt", "files.txt"] {
+        let dir = tempfile::tempdir().unwrap();
+        let transcript = Transcript::read(name, &names(&dir));
+        let talk = dir.path().join("talk");
+        std::fs::create_dir(&talk).unwrap();
+        transport::create(&talk).unwrap();
+        let (input, output) = transport::worker_ends(&talk, Duration::from_secs(1));
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(move || serve(&Scale::registry(), "scale 1", input, output));
+            let (mut input, mut output) = transport::engine_ends(&talk, || false);
+            transcript.play(Side::Engine, &mut input, &mut output);
+            // an engine that is gone says nothing more
+            worker.join().unwrap().unwrap();
+        });
+    }
+}
+
+#[test]
 fn every_line_of_the_transcripts_is_a_message() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["work.txt", "cancel.txt", "failure.txt", "plugin.txt"] {
+    let minor_0 = ["work.txt", "cancel.txt", "failure.txt", "plugin.txt"];
+    for name in minor_0.into_iter().chain(["units.txt", "documents.txt", "files.txt"]) {
         Transcript::read(name, &names(&dir)).check_messages();
     }
 }

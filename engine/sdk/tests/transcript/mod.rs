@@ -44,7 +44,7 @@ impl Transcript {
                 output.flush().unwrap();
                 continue;
             }
-            let heard = loop {
+            let mut heard = loop {
                 let mut line = String::new();
                 assert!(input.read_line(&mut line).unwrap() > 0, "hung up before {expected}");
                 let heard: Value = serde_json::from_str(&line).unwrap();
@@ -52,6 +52,12 @@ impl Transcript {
                     break heard;
                 }
             };
+            // whoever speaks minor version 0 does not know the field
+            if let Value::Object(fields) = &mut heard
+                && expected.get("minor").is_none()
+            {
+                fields.remove("minor");
+            }
             assert_eq!(heard, *expected);
         }
     }
