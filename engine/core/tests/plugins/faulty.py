@@ -60,13 +60,86 @@ def run(job):
         os.remove(path)
     elif how == "outside":
         return say("artifact", id=id, name="out", path="../../../../../../../../etc/hostname") or say("done", id=id)
+    elif how == "absolute":
+        return say("artifact", id=id, name="out", path="/etc/hostname") or say("done", id=id)
+    elif how in ("link", "fifo", "folder-link"):
+        os.remove(path)
+        if how == "fifo":
+            os.mkfifo(path)
+        elif how == "link":
+            os.symlink("/etc/hostname", path)
+        else:
+            os.mkdir(path)
+            os.symlink("/etc/hostname", os.path.join(path, "a"))
+    elif how == "utf8":
+        sys.stdout.buffer.write(b'{"type":"log","id":%d,"message":"\xff\xfe"}\n' % id)
+        sys.stdout.buffer.flush()
+    elif how == "deep":
+        print('{"type":"done","id":%d,"x":%s%s}' % (id, "[" * 200, "]" * 200), flush=True)
+    elif how == "hundred":
+        print('{"type":"log","id":%d,"message":"deep","x":%s%s}' % (id, "[" * 99, "]" * 99), flush=True)
+    elif how == "name":
+        say("artifact", id=id, name="n" * 1_000_000, path="out")
+    elif how == "metric-name":
+        say("metric", id=id, name="n" * 1_000_000, value=1)
+    elif how == "metrics":
+        for number in range(10_001):
+            say("metric", id=id, name=f"m{number}", value=number)
+    elif how == "chatter":
+        for number in range(30_000):
+            say("log", id=id, message=f"line {number}")
+    elif how == "announces":
+        say("artifact", id=id, name="out", path="out")
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "last-words":
+        say("artifact", id=id, name="out", path="out")
+        say("done", id=id)
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "done-twice":
+        say("artifact", id=id, name="out", path="out")
+        say("done", id=id)
+    elif how == "changing":
+        with open(path, "wb") as out:
+            out.truncate(256 << 20)
+        if not os.fork():
+            with open(path, "r+b", buffering=0) as out:
+                while True:
+                    out.write(b"x")
+                    time.sleep(0.001)
+    elif how == "children":
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(1000)
+        print(f"child {child}", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif how == "stderr":
+        for number in range(200):
+            sys.stderr.write("x" * 999_999 + "\n")
+        sys.stderr.write("the last line\n")
+        sys.stderr.flush()
+    elif how in ("memory", "shared"):
+        held = bytearray(b"x") * (300 << 20)
+        if how == "shared":
+            for _ in range(2):
+                if not os.fork():
+                    time.sleep(1000)
+            time.sleep(0.5)
+        else:
+            time.sleep(1000)
+        held.clear()
+    elif how == "busy":
+        while True:
+            say("progress", id=id, done=1, total=2, what="nothing")
     elif how in ("config", "oom-device", "oom-host", "transient", "bug"):
         return say("error", id=id, **{"class": how, "message": f"a case of {how}"})
-    if how != "missing":
+    if how not in ("missing", "done-twice", "last-words"):
         say("artifact", id=id, name="out", path="out")
     say("done", id=id)
 
 
+if "die-hello" in sys.argv:
+    sys.exit("no hello")
 for line in sys.stdin:
     message = json.loads(line)
     if message["type"] == "hello":
@@ -79,6 +152,8 @@ for line in sys.stdin:
         say("hello", protocol=1, worker="faulty", capabilities=capabilities, mood="fine")
         if "alive" in sys.argv:
             threading.Thread(target=beat, args=[message["heartbeat_ms"] / 1000], daemon=True).start()
+    elif f"die-{message['type']}" in sys.argv:
+        sys.exit("no answer")
     elif message["type"] == "describe":
         say("description", id=message["id"], stages=[STAGE])
     elif message["type"] == "estimate":
@@ -89,3 +164,5 @@ for line in sys.stdin:
         say("keyed", id=message["id"], numerics="abacus", sources={"self": sys.argv[0]}, problems=problems)
     elif message["type"] == "run":
         run(message)
+if "stays" in sys.argv:
+    time.sleep(1000)

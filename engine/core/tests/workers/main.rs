@@ -1,0 +1,14 @@
+//! Workers that are killed, that lie, that flood and that hold on: over real processes and a real store.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+#[path = "../../../../tests/support/python.rs"]
+mod python;
+
+#[path = "../hows/mod.rs"]
+mod hows;
+
+mod hostile;
+mod lab;
+mod over_files;
+mod units;
