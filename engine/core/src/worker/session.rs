@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::time::{Duration, Instant};
 
 use qpipe_sdk::protocol::{
-    Capability, Keyed, LineError, PROTOCOL, Reply, Request, RunRequest, StageDescription, Versions,
+    Capability, Keyed, LineError, MINOR, PROTOCOL, Reply, Request, RunRequest, StageDescription, Versions,
     WireParams, decode, encode, read_line,
 };
 use qpipe_sdk::{Artifact, Cancel, EventSink, Metric, StageEvent};
@@ -19,6 +19,8 @@ use super::document::BLOB;
 use super::error::WorkerError;
 use super::launch::GRACE;
 
+/// What the engine calls itself.
+pub(super) const ENGINE: &str = concat!("qpipe ", env!("CARGO_PKG_VERSION"));
 /// How many replies may wait to be read.
 const BACKLOG: usize = 256;
 /// Most metrics of one job.
@@ -42,6 +44,8 @@ pub struct Limits {
     pub silence: Duration,
     /// For a job; `None`: as long as it takes.
     pub job: Option<Duration>,
+    /// Resident memory of the worker's process group, bytes; `None`: as much as there is.
+    pub memory: Option<u64>,
     /// Between `cancel` and SIGTERM, and between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
@@ -54,9 +58,37 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(2),
             silence: Duration::from_secs(30),
             job: None,
+            memory: None,
             grace: GRACE,
         }
     }
+}
+
+/// How messages travel between engine and worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Over the worker's standard streams.
+    #[default]
+    Stdio,
+    /// Over two files that grow, for a worker that is started where its streams do not reach the engine.
+    Files,
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Greeting {
+    /// Program and version.
+    pub worker: String,
+    /// The protocol's minor version that it was written for.
+    pub minor: u32,
+}
+
+/// A worker's stage types.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    pub stages: Vec<StageDescription>,
+    /// Files that belong to its program besides itself, where it says so: absolute paths by name.
+    pub sources: Option<BTreeMap<String, String>>,
 }
 
 /// What a worker says that a run would need.
@@ -116,6 +148,7 @@ pub struct Session {
     output: Sender<Vec<u8>>,
     heard: Receiver<Heard>,
     limits: Limits,
+    greeting: Greeting,
     capabilities: Vec<Capability>,
     next_id: u64,
 }
@@ -134,14 +167,17 @@ impl Session {
         std::thread::spawn(move || {
             written.iter().try_for_each(|line| output.write_all(&line).and_then(|()| output.flush()))
         });
-        let mut session = Self { output: lines, heard, limits, capabilities: Vec::new(), next_id: 1 };
+        let (greeting, capabilities) = (Greeting::default(), Vec::new());
+        let mut session = Self { output: lines, heard, limits, greeting, capabilities, next_id: 1 };
         session.send(&Request::Hello {
             protocol: Versions { min: PROTOCOL, max: PROTOCOL },
-            engine: concat!("qpipe ", env!("CARGO_PKG_VERSION")).into(),
+            engine: ENGINE.into(),
+            minor: MINOR,
             heartbeat_ms: u64::try_from(limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
         })?;
         match session.answer("hello", limits.hello)? {
-            Reply::Hello { protocol: PROTOCOL, capabilities, .. } => {
+            Reply::Hello { protocol: PROTOCOL, worker, minor, capabilities } => {
+                session.greeting = Greeting { worker, minor };
                 session.capabilities =
                     capabilities.iter().filter_map(|word| Capability::parse(word)).collect();
                 Ok(session)
@@ -151,15 +187,21 @@ impl Session {
         }
     }
 
+    pub fn greeting(&self) -> &Greeting {
+        &self.greeting
+    }
+
     pub fn can(&self, capability: Capability) -> bool {
         self.capabilities.contains(&capability)
     }
 
     /// Which stage types the worker has.
-    pub fn describe(&mut self) -> Result<Vec<StageDescription>, WorkerError> {
+    pub fn describe(&mut self) -> Result<Description, WorkerError> {
         let id = self.id();
         match self.ask(&Request::Describe { id }, "describe")? {
-            Reply::Description { id: answered, stages } if answered == id => Ok(stages),
+            Reply::Description { id: answered, stages, sources } if answered == id => {
+                Ok(Description { stages, sources })
+            }
             other => Err(no_answer(id, &other)),
         }
     }

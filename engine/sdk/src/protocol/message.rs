@@ -90,6 +90,11 @@ pub struct RunRequest {
     pub store: Option<String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks of such a function")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// What the engine says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -99,6 +104,9 @@ pub enum Request {
         protocol: Versions,
         /// Program and version, for logs.
         engine: String,
+        /// The minor version of the protocol, informational: what is new in one is told by optional fields.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        minor: u32,
         /// How often a worker with the capability `heartbeat` says that it lives, milliseconds.
         heartbeat_ms: u64,
     },
@@ -184,12 +192,18 @@ pub enum Reply {
         protocol: u32,
         /// Program and version, for logs.
         worker: String,
+        /// The minor version of the protocol that it was written for.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        minor: u32,
         #[serde(default)]
         capabilities: Vec<String>,
     },
     Description {
         id: u64,
         stages: Vec<StageDescription>,
+        /// Files that belong to the program besides itself: absolute paths by name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sources: Option<BTreeMap<String, String>>,
     },
     Keyed(Keyed),
     Estimated {

@@ -18,7 +18,7 @@ pub mod message;
 pub mod serve;
 pub mod wire;
 
-pub use describe::{DescribeError, Described, OutputFile, StageDescription};
+pub use describe::{DescribeError, Described, KeyedBy, OutputFile, StageDescription};
 pub use line::{LineError, MAX_LINE, decode, encode, read_line};
 pub use message::{
     Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest, Versions, WireBlob, WireInput,
@@ -28,3 +28,5 @@ pub use wire::{WireError, WireMetric, WireParams};
 
 /// The version of the protocol.
 pub const PROTOCOL: u32 = 1;
+/// Its minor version: what was added since by optional fields and capabilities.
+pub const MINOR: u32 = 1;

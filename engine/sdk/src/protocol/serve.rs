@@ -19,7 +19,7 @@ use super::describe::StageDescription;
 use super::line::{LineError, decode, encode, read_line};
 use super::message::{Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest};
 use super::wire::{WireMetric, params_from_json};
-use super::{PROTOCOL, WireParams};
+use super::{MINOR, PROTOCOL, WireParams};
 use crate::error::StageError;
 use crate::event::{Cancel, EventSink, StageEvent};
 use crate::spec::ArtifactKind;
@@ -109,7 +109,12 @@ impl<W: Write + Send> Server<'_, W> {
             return Err(ServeError::Version { min: protocol.min, max: protocol.max });
         }
         let capabilities = CAPABILITIES.iter().map(|known| known.word().to_owned()).collect();
-        self.send(&Reply::Hello { protocol: PROTOCOL, worker: worker.to_owned(), capabilities });
+        self.send(&Reply::Hello {
+            protocol: PROTOCOL,
+            worker: worker.to_owned(),
+            minor: MINOR,
+            capabilities,
+        });
         Ok(Duration::from_millis(heartbeat_ms.max(1)))
     }
 
@@ -137,7 +142,7 @@ impl<W: Write + Send> Server<'_, W> {
     fn describe(&self, id: u64) {
         let stages = self.registry.kinds().filter_map(|kind| self.registry.get(kind));
         let stages = stages.map(|stage| StageDescription::of(stage.spec())).collect();
-        self.send(&Reply::Description { id, stages });
+        self.send(&Reply::Description { id, stages, sources: None });
     }
 
     fn key(&self, id: u64, stage: &str, params: &WireParams) {
