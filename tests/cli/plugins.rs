@@ -67,7 +67,7 @@ fn the_tutorial_can_be_followed() {
     assert_eq!(project.counts(), Counts { ran: 0, cached: 2 });
     fs::write(project.path("tally.py"), blocks["tally.py"].replace("lower()", "casefold()")).unwrap();
     let planned = project.ok(&["plan", "study.kdl"]);
-    assert!(planned.contains("source `plugin:script` has other content"), "{planned}");
+    assert!(planned.contains("plugin `tally` changed: tally.py"), "{planned}");
     fs::write(project.path("wrong.kdl"), blocks["study.kdl"].replace("top 3", "top 0")).unwrap();
     let refused = project.qpipe(&["check", "wrong.kdl"]);
     assert_eq!(refused.status.code(), Some(3));
@@ -97,6 +97,12 @@ fn a_new_plugin_works_and_so_does_its_test() {
     let tests = tests.unwrap();
     assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stderr));
     assert!(String::from_utf8_lossy(&tests.stderr).contains("Ran 1 test"));
+    let listed = project.ok(&["plugin", "ls", "mine/word-stats.kdl"]);
+    let is_listed = |line: &str| line.starts_with("word-stats ") && line.contains("mine/word-stats.py  b3:");
+    assert!(listed.lines().any(is_listed), "{listed}");
+    let listed: Value =
+        serde_json::from_str(&project.ok(&["plugin", "ls", "mine/word-stats.kdl", "--json"])).unwrap();
+    assert_eq!((&listed["schema"], &listed["plugins"][0]["problem"]), (&1.into(), &Value::Null), "{listed}");
     let again = project.qpipe(&["plugin", "new", "word-stats", "mine"]);
     assert!(!again.status.success(), "nothing is overwritten");
     let bad = project.qpipe(&["plugin", "new", "Word Stats"]);

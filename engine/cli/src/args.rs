@@ -96,6 +96,14 @@ pub enum PluginCommand {
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
+    /// List the plugins of a study, of the folders of plugins and of the search path.
+    Ls {
+        /// A manifest.
+        study: Option<PathBuf>,
+        /// The list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// A name that a manifest takes for a stage type.

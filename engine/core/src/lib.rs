@@ -4,6 +4,7 @@ pub mod draw;
 pub mod exec;
 pub mod explain;
 pub mod graph;
+pub mod inventory;
 pub mod limits;
 pub mod manifest;
 pub mod plan;

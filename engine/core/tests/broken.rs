@@ -4,12 +4,18 @@
 
 mod fake;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
+use qpipe_engine::manifest::{LoadOptions, read_plugins};
 
-fn rendered(text: &str) -> String {
-    let errors = fake::read(text, &[]).expect_err("the manifest is broken");
+/// What is said of a manifest; of one about plugins, what is said before any is looked for.
+fn rendered(name: &str, text: &str) -> String {
+    let errors = if name.starts_with("plugin") {
+        read_plugins(Path::new("study.kdl"), text, &LoadOptions::default()).expect_err("a plugin is broken")
+    } else {
+        fake::read(text, &[]).expect_err("the manifest is broken")
+    };
     let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
     let mut out = String::new();
     handler.render_report(&mut out, &errors).unwrap();
@@ -26,6 +32,7 @@ fn messages() {
     for file in files {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&file).unwrap();
-        insta::assert_snapshot!(name, rendered(&text));
+        let said = rendered(&name, &text);
+        insta::assert_snapshot!(name, said);
     }
 }

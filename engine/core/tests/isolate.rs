@@ -186,7 +186,7 @@ fn the_engine_keeps_to_the_transcript_of_work() {
     let stage = transcript("work.txt");
     stage.talk(|mut session| {
         assert!(session.can(Capability::Store) && !session.can(Capability::Estimate));
-        let described = session.describe().unwrap()[0].understand().unwrap();
+        let described = session.describe().unwrap().stages[0].understand().unwrap();
         assert_eq!(described.spec.inputs[0].name, "model");
         assert!(params_from_json(&described.spec.schema, &params(3)).is_ok());
         assert_eq!(session.key("scale", params(3)).unwrap().numerics.as_deref(), Some("cpu"));
@@ -240,7 +240,7 @@ fn the_engine_keeps_to_the_transcript_of_failures() {
 fn the_engine_keeps_to_the_transcript_of_a_plugin() {
     let stage = transcript("plugin.txt");
     stage.talk(|mut session| {
-        assert_eq!(session.describe().unwrap()[0].understand().unwrap().files[0].name, "table");
+        assert_eq!(session.describe().unwrap().stages[0].understand().unwrap().files[0].name, "table");
         let (cancel, jobs) = (Cancel::default(), stage.jobs());
         let watch =
             Watch { events: &(), cancel: &cancel, outputs: Some(&["table"]), has_blobs: false, units: None };

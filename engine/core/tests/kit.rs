@@ -54,7 +54,7 @@ impl Lab {
         let told = |errors: qpipe_engine::manifest::ManifestErrors| {
             errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         };
-        let registry = load_plugins(&path, &text, &options, &StageRegistry::default(), &self.machine);
+        let registry = load_plugins(&path, &text, &options, &StageRegistry::default(), &self.machine, None);
         let registry = registry.map_err(told)?;
         Ok((load_study(&path, &text, &options, &registry).map_err(told)?, registry))
     }

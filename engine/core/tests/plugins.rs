@@ -18,7 +18,7 @@ use qpipe_engine::manifest::{LoadOptions, load_plugins, load_study};
 use qpipe_engine::plan::{NodeState, PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunOptions, RunOutcome, RunResult, metrics, run};
 use qpipe_engine::worker::files::Files;
-use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, Transport, WorkerError};
+use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
 use qpipe_sdk::{Cancel, ErrorClass, StageRegistry};
 
 fn plugins() -> PathBuf {
@@ -53,7 +53,7 @@ impl Lab {
         let told = |errors: qpipe_engine::manifest::ManifestErrors| {
             errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         };
-        let registry = load_plugins(&path, &text, &options, &none, &self.machine).map_err(told)?;
+        let registry = load_plugins(&path, &text, &options, &none, &self.machine, None).map_err(told)?;
         let study = load_study(&path, &text, &options, &registry).map_err(told)?;
         Ok((study, registry))
     }
@@ -82,7 +82,7 @@ impl Lab {
             file: Some(self.dir.path().join("faulty.py")),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             limits,
-            transport: Transport::Stdio,
+            ..PluginCommand::default()
         };
         Ok(StageRegistry::default().with(Box::new(PluginStage::start(&plugin, &self.machine)?)))
     }
@@ -150,7 +150,7 @@ fn a_plugin_s_program_is_part_of_the_key() {
     let (study, registry) = lab.load(TALLY).unwrap();
     let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
     let NodeState::Miss { reasons, .. } = &planned.nodes[0].state else { panic!("a hit") };
-    assert!(reasons[0].to_string().starts_with("source `plugin:script` has other content"), "{}", reasons[0]);
+    assert_eq!(reasons[0].to_string(), "plugin `tally` changed: tally.py");
     lab.file("tally.py", &script.replace("\"semantics\": 1", "\"semantics\": 2"));
     let (study, registry) = lab.load(TALLY).unwrap();
     let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
@@ -167,16 +167,20 @@ fn a_plugin_s_declaration_checks_the_manifest() {
         return;
     }
     let lab = Lab::new();
+    lab.file("mute.py", "import sys\nprint('no words today', file=sys.stderr)\nsys.exit(3)\n");
     let told = |from: &str, to: &str| lab.load(&TALLY.replace(from, to)).err().unwrap_or_default();
     assert_eq!(told("top 2", "top 0"), "`top` takes an integer ≥ 1; 0 is out of range");
     assert_eq!(told("top 2", "tops 2"), "unknown `tops` in `tally`");
     assert_eq!(told("    text \"a.txt\"\n", ""), "stage `words` needs `text`");
     let missing = told("\"tally.py\"", "\"nowhere.py\"");
     assert!(
-        missing.starts_with("plugin `tally` cannot be used: the worker was lost: exit status 2"),
+        missing.starts_with("plugin `tally` cannot be used: cannot read the plugin's `script` at `/"),
         "{missing}"
     );
-    assert!(missing.contains("nowhere.py"), "what it said is told: {missing}");
+    assert!(missing.contains("nowhere.py`: No such file"), "{missing}");
+    let mute = told("\"tally.py\"", "\"mute.py\"");
+    assert!(mute.starts_with("plugin `tally` cannot be used: the worker was lost: exit status 3"), "{mute}");
+    assert!(mute.ends_with("no words today"), "what it said is told: {mute}");
     assert_eq!(
         told("\"python3\"", "\"no-python\""),
         "plugin `tally` cannot be used: there is no program `no-python` on the search path"

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use qpipe_cache::{ActionRecord, Digest, KeyDoc, Lookup, OutputRecord, Store};
+use qpipe_cache::{ActionRecord, Digest, KeyDoc, KeyValue, Lookup, OutputRecord, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StageError;
@@ -84,6 +84,11 @@ pub trait Stage: Send + Sync {
     /// The numerics class or machine fingerprint, where the output's bytes depend on one; part of the key.
     fn numerics(&self, _params: &Params) -> Option<String> {
         None
+    }
+
+    /// What else enters the key, under names that no parameter can have (`plugin:semantics`).
+    fn key_entries(&self) -> BTreeMap<String, KeyValue> {
+        BTreeMap::new()
     }
 
     /// What the stage needs while it runs. `input_bytes`: the size of all blobs that its inputs refer to. An

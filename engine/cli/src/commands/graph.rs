@@ -1,5 +1,7 @@
 //! `qpipe graph`: the study's stages as a picture.
 
+use std::path::Path;
+
 use qpipe_engine::draw::Drawing;
 use qpipe_sdk::StageRegistry;
 
@@ -11,10 +13,12 @@ use crate::printer::Printer;
 
 pub(super) fn graph(
     registry: &StageRegistry,
+    store: &Path,
     args: &GraphArgs,
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
-    let drawing = Drawing::new(&study::load(registry, &args.study)?.study);
+    let store = study::store(store);
+    let drawing = Drawing::new(&study::load(registry, &args.study, store.as_ref())?.study);
     printer.data_block(&match args.format {
         GraphFormat::Text => drawing.text(),
         GraphFormat::Dot => drawing.dot(),

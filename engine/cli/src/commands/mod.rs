@@ -41,13 +41,13 @@ pub fn run(
     match &args.command {
         Command::Run(run) => run::run(registry, args, run, printer, cancel),
         Command::Plan(plan) => plan::plan(registry, &args.store, plan, printer),
-        Command::Check(study) => check::check(registry, study, printer),
+        Command::Check(study) => check::check(registry, &args.store, study, printer),
         Command::Fmt(args) => fmt::fmt(args, printer),
         Command::Init(args) => init::init(args, printer),
-        Command::Plugin(command) => plugin::plugin(command, printer),
+        Command::Plugin(command) => plugin::plugin(&args.store, command, printer),
         Command::Explain { code } => explain::explain(code.as_deref(), printer),
         Command::Schema(args) => schema::schema(registry, args, printer),
-        Command::Graph(args) => graph::graph(registry, args, printer),
+        Command::Graph(graph) => graph::graph(registry, &args.store, graph, printer),
         Command::Runs(RunsCommand::Show { run, json }) => {
             show::show(&existing(&args.store)?, run, *json, printer)
         }

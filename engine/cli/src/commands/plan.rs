@@ -19,8 +19,9 @@ pub(super) fn plan(
     args: &PlanArgs,
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
-    let Loaded { study, registry } = study::load(registry, &args.study)?;
-    let store = Store::open(store)?;
+    let before = study::store(store);
+    let Loaded { study, registry } = study::load(registry, &args.study, before.as_ref())?;
+    let store = before.map_or_else(|| Store::open(store), Ok)?;
     let (goals, force) = (args.asked.goals(&study)?, args.asked.forced(&study)?);
     let plan = plan::plan(&study, &registry, &store, &PlanOptions { force })?;
     if let Some(goals) = &goals {

@@ -1,11 +1,17 @@
-//! `qpipe plugin new`: writes a plugin to begin with.
+//! `qpipe plugin new`: writes a plugin to begin with. `qpipe plugin ls`: which plugins there are.
 
 use std::path::Path;
 
+use qpipe_engine::inventory::{self, PluginEntry};
+use qpipe_engine::manifest::read_plugins;
+use qpipe_engine::ticket::Watched;
+
 use super::init::write_files;
-use crate::args::PluginCommand;
+use super::study::{self, Text};
+use crate::args::{PluginCommand, StudyArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::machine::machine;
 use crate::printer::Printer;
 
 /// What stands for the plugin's name in the files below.
@@ -22,8 +28,63 @@ const FILES: [(&str, &str); 5] = [
     ("qpipe_stage.py", include_str!("../../../sdk/python/qpipe_stage.py")),
 ];
 
-pub(super) fn plugin(command: &PluginCommand, printer: &mut Printer) -> Result<Exit, CliError> {
-    let PluginCommand::New { name, dir } = command;
+pub(super) fn plugin(store: &Path, command: &PluginCommand, printer: &mut Printer) -> Result<Exit, CliError> {
+    match command {
+        PluginCommand::New { name, dir } => new(name, dir, printer),
+        PluginCommand::Ls { study, json } => ls(store, study.as_deref(), *json, printer),
+    }
+}
+
+fn ls(root: &Path, study: Option<&Path>, json: bool, printer: &mut Printer) -> Result<Exit, CliError> {
+    let declared = match study {
+        Some(manifest) => {
+            let args = StudyArgs { manifest: manifest.to_owned(), sets: Vec::new() };
+            let text = Text::read(&args)?;
+            text.with_options(&args, &Watched::default(), |options| {
+                read_plugins(manifest, &text.text, options)
+            })?
+        }
+        None => Vec::new(),
+    };
+    let manifest =
+        study.map(|manifest| std::path::absolute(manifest).unwrap_or_else(|_| manifest.to_owned()));
+    let folder = manifest.as_deref().and_then(Path::parent);
+    let plugins = inventory::plugins(&declared, folder, &machine(), study::store(root).as_ref());
+    if json {
+        let list = serde_json::json!({ "schema": inventory::PLUGINS_SCHEMA, "plugins": plugins });
+        printer.data(&serde_json::to_string_pretty(&list)?);
+        return Ok(Exit::Ok);
+    }
+    let header = ["plugin", "stage types", "from", "file", "digest", "worker", "what it is"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(plugins.iter().map(row));
+    printer.columns(&rows);
+    Ok(Exit::Ok)
+}
+
+fn row(plugin: &PluginEntry) -> Vec<String> {
+    let unknown = || "–".to_owned();
+    let kinds: Vec<&str> = plugin.stages.iter().map(|stage| stage.kind.as_str()).collect();
+    let worker = plugin.worker.as_ref().zip(plugin.protocol.as_ref());
+    let broken = if plugin.problem.is_some() { "broken: " } else { "" };
+    vec![
+        plugin.name.clone(),
+        if kinds.is_empty() { unknown() } else { kinds.join(", ") },
+        plugin.from.word().to_owned(),
+        plugin.file().map_or_else(unknown, shown),
+        plugin.short_digest.clone().unwrap_or_else(unknown),
+        worker.map_or_else(unknown, |(worker, protocol)| format!("{worker}, qstage {protocol}")),
+        format!("{broken}{}", plugin.about()),
+    ]
+}
+
+/// A path, as short as the user can use it from where they stand.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display().to_string()
+}
+
+fn new(name: &str, dir: &Path, printer: &mut Printer) -> Result<Exit, CliError> {
     write(name, dir)?;
     let place = |file: &str| dir.join(file.replace(NAME, name)).display().to_string();
     printer.human(&format!("wrote   {}, its test, a study and the kit", place("NAME.py")));

@@ -36,14 +36,14 @@ pub(super) fn run(
     let text = Text::read(&args.study)?;
     let (watched, tickets) = (Watched::default(), Tickets::new(args, &text));
     // where there is none, there is no ticket, and a wrong manifest makes none
-    let store = tickets.as_ref().filter(|_| all.store.is_dir()).and_then(|_| Store::open(&all.store).ok());
+    let store = study::store(&all.store);
     if let (Some(store), Some(tickets)) = (&store, &tickets)
         && let Some(run) = tickets.run_cached(store, registry)
     {
         return cached::tell(run, args.format, printer);
     }
     let cancel = cancel();
-    let Loaded { study, registry: loaded } = text.load(registry, &args.study, &watched)?;
+    let Loaded { study, registry: loaded } = text.load(registry, &args.study, &watched, store.as_ref())?;
     // plugins are programs, which no ticket knows
     let tickets = tickets.filter(|_| loaded.kinds().count() == registry.kinds().count());
     let registry = isolated(loaded, &args.isolate)?;
@@ -99,7 +99,7 @@ fn isolated(registry: StageRegistry, kinds: &[String]) -> Result<StageRegistry, 
     }
     let program = std::env::current_exe().map_err(|source| CliError::Program { source })?;
     let command = WorkerCommand { program, args: vec!["worker".into()], env: std::env::vars_os().collect() };
-    let pool = Arc::new(Pool::new(command, study::machine(), Limits::default()));
+    let pool = Arc::new(Pool::new(command, machine::machine(), Limits::default()));
     let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
     Ok(isolate(&registry, &kinds, &pool))
 }

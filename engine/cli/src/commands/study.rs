@@ -4,14 +4,15 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
 use qpipe_engine::manifest::{LoadOptions, MAX_BYTES, load_plugins, load_study};
 use qpipe_engine::ticket::Watched;
-use qpipe_engine::worker::Machine;
 use qpipe_sdk::StageRegistry;
 
 use crate::args::StudyArgs;
 use crate::error::CliError;
+use crate::machine::machine;
 
 /// A study, and the stage types it is made of: the program's and those of its plugins.
 pub(super) struct Loaded {
@@ -45,30 +46,35 @@ impl Text {
         act(&LoadOptions { sets: &args.sets, sets_folder: self.here.as_deref(), env: &env, files: &files })
     }
 
-    /// Starts the manifest's plugins, reads and expands it.
+    /// Has the manifest's plugins describe themselves, reads and expands it. `store` keeps what plugins say.
     pub(super) fn load(
         &self,
         registry: &StageRegistry,
         args: &StudyArgs,
         watched: &Watched,
+        store: Option<&Store>,
     ) -> Result<Loaded, CliError> {
         self.with_options(args, watched, |options| {
             let path = &args.manifest;
-            let registry = load_plugins(path, &self.text, options, registry, &machine())?;
+            let registry = load_plugins(path, &self.text, options, registry, &machine(), store)?;
             let study = load_study(path, &self.text, options, &registry)?;
             Ok(Loaded { study, registry })
         })
     }
 }
 
-/// Starts the manifest's plugins, reads and expands it.
-pub(super) fn load(registry: &StageRegistry, args: &StudyArgs) -> Result<Loaded, CliError> {
-    Text::read(args)?.load(registry, args, &Watched::default())
+/// Has the manifest's plugins describe themselves, reads and expands it. `store` keeps what plugins say.
+pub(super) fn load(
+    registry: &StageRegistry,
+    args: &StudyArgs,
+    store: Option<&Store>,
+) -> Result<Loaded, CliError> {
+    Text::read(args)?.load(registry, args, &Watched::default(), store)
 }
 
-/// What commands, plugins and workers may see of this process.
-pub(super) fn machine() -> Machine {
-    Machine::new(std::env::vars_os(), &std::env::temp_dir())
+/// The store, where there is one: a command that does not need it makes none, and does without one that is damaged.
+pub(super) fn store(root: &Path) -> Option<Store> {
+    root.join("format.json").is_file().then(|| Store::open(root).ok()).flatten()
 }
 
 /// The text of a manifest, up to a length that the reader refuses anyway: an endless file ends here.

@@ -268,6 +268,18 @@ pub enum ManifestError {
         #[help]
         help: Option<String>,
     },
+    #[error("the content of plugin `{name}` is {found}, not {expected}")]
+    #[diagnostic(
+        code(qpipe::manifest::plugin_digest),
+        help("look at what changed in its files; if it is as it should be, write `{found}` here")
+    )]
+    PluginDigest {
+        name: String,
+        expected: String,
+        found: String,
+        #[label("not its content")]
+        span: SourceSpan,
+    },
     #[error("{what} is not supported yet")]
     #[diagnostic(code(qpipe::manifest::not_supported))]
     NotSupported {

@@ -5,6 +5,7 @@
 //! | text → KDL tree | `syntax` | bounds on nesting; one message per slip |
 //! | other files | `include` | whose nodes stand where; spans across files are [`crate::sources`] |
 //! | top level | `document` | header, version, which node is what |
+//! | plugins | `plugin`, `plugin_words` | programs that bring stage types; before everything below |
 //! | values | `scope`, `typed` | variables, paths, environment, units; declared types |
 //! | stages | `defaults`, `policies`, `stages`, `template` | schemas, ports, cycles |
 //! | overrides | `sets`, `groups` | `--set`; `ablate`, `sweep`, `run` |
@@ -27,6 +28,7 @@ mod load;
 mod named;
 mod near;
 mod plugin;
+mod plugin_words;
 mod policies;
 mod report;
 mod scope;
@@ -39,7 +41,7 @@ mod typed;
 pub use error::{ManifestError, ManifestErrors};
 pub use format::format;
 pub use load::{LoadOptions, load_study};
-pub use plugin::load_plugins;
+pub use plugin::{DeclaredPlugin, load_plugins, read_plugins};
 pub use syntax::MAX_BYTES;
 
 pub(crate) use error::Errors;

@@ -101,11 +101,13 @@ impl<'a> Assessor<'a> {
         inputs: &BTreeMap<String, Digest>,
     ) -> Result<KeyDoc, StageError> {
         let stage = self.stage(node)?;
+        let mut params = key_params(&stage.spec().schema, &node.params.0);
+        params.extend(stage.key_entries());
         let named = sources.iter().map(|(name, digest)| (format!("{SOURCE_PREFIX}{name}"), *digest));
         Ok(KeyDoc {
             kind: node.kind.to_string(),
             semantics: stage.spec().semantics,
-            params: key_params(&stage.spec().schema, &node.params.0),
+            params,
             inputs: inputs.iter().map(|(port, digest)| (port.clone(), *digest)).chain(named).collect(),
             numerics: stage.numerics(&node.params),
         })
@@ -142,8 +144,16 @@ impl<'a> Assessor<'a> {
     fn why_absent(&self, node: &Node, doc: &KeyDoc) -> Vec<MissReason> {
         let memory = memory_names(self.study, node).into_iter().find_map(|name| self.store.last_doc(&name));
         let Some(memory) = memory else { return vec![MissReason::NeverRan] };
-        let reasons = differences(self.study, node, &memory.doc, doc);
+        let reasons = differences(self.study, node, (&memory.doc, doc), &|name| self.file_of(node, name));
         if reasons.is_empty() { vec![MissReason::RecordGone] } else { reasons }
+    }
+
+    /// The name of the file that a source of a node is.
+    fn file_of(&self, node: &Node, name: &str) -> Option<String> {
+        let sources = self.stage(node).and_then(|stage| stage.sources(&node.params)).ok()?;
+        let source = sources.into_iter().find(|source| source.name == name)?;
+        let SourceData::File(path) = source.data else { return None };
+        Some(path.file_name()?.to_string_lossy().into_owned())
     }
 }
 

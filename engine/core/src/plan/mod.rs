@@ -13,6 +13,7 @@
 //! | content digest per connected input port | which node it came from |
 //! | content digest per source, as `source:NAME` | modification times |
 //! | the stage's numerics class, if it states one | device ordinals, thread counts |
+//! | a plugin's files, or its `semantics` in their place | where they are |
 
 mod assess;
 mod doc;

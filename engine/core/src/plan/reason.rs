@@ -6,6 +6,7 @@
 //! | no earlier key document | [`MissReason::NeverRan`] |
 //! | a parameter | [`MissReason::ParamChanged`], `ParamAdded`, `ParamRemoved` |
 //! | an input's or source's content | [`MissReason::InputChanged`], [`MissReason::SourceChanged`] and kin |
+//! | a plugin's files, or what stands for them | [`MissReason::PluginChanged`] |
 //! | the stage itself | [`MissReason::SemanticsChanged`], `KindChanged`, `NumericsChanged` |
 //! | nothing, but the record is gone or unusable | [`MissReason::RecordGone`], [`MissReason::RecordDamaged`] |
 
@@ -15,6 +16,7 @@ use qpipe_cache::{Digest, KeyDoc, KeyValue};
 use serde::Serialize;
 
 use crate::graph::{Node, Study};
+use crate::worker::plugin::{ARGS, OWN, SEMANTICS};
 
 /// What marks a source among a key document's inputs; ports have no such prefix.
 pub(crate) const SOURCE_PREFIX: &str = "source:";
@@ -45,6 +47,8 @@ pub enum MissReason {
     SourceAdded { name: String },
     #[error("source `{name}` is no longer read")]
     SourceRemoved { name: String },
+    #[error("plugin `{plugin}` changed: {}", what.join(", "))]
+    PluginChanged { plugin: String, what: Vec<String> },
     #[error("the stage is now a `{new}`, was a `{old}`")]
     KindChanged { old: String, new: String },
     #[error("semantics of `{kind}` raised from {old} to {new}")]
@@ -82,25 +86,42 @@ impl MissReason {
 }
 
 /// Every difference between the key document a node had (`old`) and has now (`new`); empty for equal ones.
-/// A stage of another kind differs in everything, so that is the only difference then reported.
-pub(crate) fn differences(study: &Study, node: &Node, old: &KeyDoc, new: &KeyDoc) -> Vec<MissReason> {
+/// A stage of another kind differs in everything, so that is the only difference then reported. `file`: the name of the
+/// file that a source of the node is.
+pub(crate) fn differences(
+    study: &Study,
+    node: &Node,
+    (old, new): (&KeyDoc, &KeyDoc),
+    file: &dyn Fn(&str) -> Option<String>,
+) -> Vec<MissReason> {
     let from =
         |port: &str| node.inputs.get(port).map_or_else(String::new, |id| study.nodes[id.0].label.clone());
-    compared(&node.stage, &from, old, new)
+    compared(&node.stage, &Names { from: &from, file }, old, new)
 }
 
 /// Every difference between two key documents of a stage, outside of any study: an input is called by its port.
 pub(crate) fn changes(stage: &str, old: &KeyDoc, new: &KeyDoc) -> Vec<MissReason> {
-    compared(stage, &str::to_owned, old, new)
+    compared(stage, &Names { from: &str::to_owned, file: &|_| None }, old, new)
 }
 
-/// `from`: what gives the artifact at a port.
-fn compared(stage: &str, from: &dyn Fn(&str) -> String, old: &KeyDoc, new: &KeyDoc) -> Vec<MissReason> {
+/// What things are called in a reason.
+struct Names<'a> {
+    /// What gives the artifact at a port.
+    from: &'a dyn Fn(&str) -> String,
+    /// The file that a source is, where that is known.
+    file: &'a dyn Fn(&str) -> Option<String>,
+}
+
+fn compared(stage: &str, names: &Names<'_>, old: &KeyDoc, new: &KeyDoc) -> Vec<MissReason> {
     if old.kind != new.kind {
         return vec![MissReason::KindChanged { old: old.kind.clone(), new: new.kind.clone() }];
     }
     let mut reasons = params(stage, &old.params, &new.params);
-    reasons.extend(inputs(from, &old.inputs, &new.inputs));
+    let what = plugin(names, old, new);
+    if !what.is_empty() {
+        reasons.push(MissReason::PluginChanged { plugin: new.kind.clone(), what });
+    }
+    reasons.extend(inputs(names, &old.inputs, &new.inputs));
     if old.semantics != new.semantics {
         let kind = new.kind.clone();
         reasons.push(MissReason::SemanticsChanged { kind, old: old.semantics, new: new.semantics });
@@ -112,10 +133,53 @@ fn compared(stage: &str, from: &dyn Fn(&str) -> String, old: &KeyDoc, new: &KeyD
     reasons
 }
 
+/// What differs in a plugin itself.
+fn plugin(names: &Names<'_>, old: &KeyDoc, new: &KeyDoc) -> Vec<String> {
+    let mut what = content(names, old, new);
+    if old.params.get(ARGS) != new.params.get(ARGS) {
+        what.push("its arguments".into());
+    }
+    what
+}
+
+fn content(names: &Names<'_>, old: &KeyDoc, new: &KeyDoc) -> Vec<String> {
+    match (old.params.get(SEMANTICS), new.params.get(SEMANTICS)) {
+        (Some(a), Some(b)) if a == b => Vec::new(),
+        (Some(a), Some(b)) => vec![format!("semantics {a} → {b}")],
+        (None, Some(b)) => vec![format!("semantics {b} in place of its content")],
+        (Some(a), None) => vec![format!("its content in place of semantics {a}")],
+        (None, None) => {
+            let parts: BTreeSet<&str> =
+                old.inputs.keys().chain(new.inputs.keys()).filter_map(|name| part(name)).collect();
+            parts.into_iter().filter_map(|part| part_change(names, part, old, new)).collect()
+        }
+    }
+}
+
+fn part_change(names: &Names<'_>, part: &str, old: &KeyDoc, new: &KeyDoc) -> Option<String> {
+    let (source, name) = (format!("{OWN}{part}"), format!("{SOURCE_PREFIX}{OWN}{part}"));
+    let called = || {
+        let plain = part.split_once(':').map_or(part, |(_, name)| name);
+        (names.file)(&source).unwrap_or_else(|| plain.to_owned())
+    };
+    match (old.inputs.get(&name), new.inputs.get(&name)) {
+        (a, b) if a == b => None,
+        (None, _) => Some(format!("{} is new", called())),
+        (_, None) => Some(format!("{} is gone", called())),
+        _ => Some(called()),
+    }
+}
+
+/// The part of a plugin that an input is.
+fn part(input: &str) -> Option<&str> {
+    input.strip_prefix(SOURCE_PREFIX)?.strip_prefix(OWN)
+}
+
 type KeyParams = BTreeMap<String, KeyValue>;
 
 fn params(stage: &str, old: &KeyParams, new: &KeyParams) -> Vec<MissReason> {
-    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let names: BTreeSet<&String> =
+        old.keys().chain(new.keys()).filter(|name| !name.starts_with(OWN)).collect();
     let reason = |name: &String| {
         let path = format!("{stage}.{name}");
         match (old.get(name), new.get(name)) {
@@ -133,8 +197,8 @@ fn params(stage: &str, old: &KeyParams, new: &KeyParams) -> Vec<MissReason> {
 
 type KeyInputs = BTreeMap<String, Digest>;
 
-fn inputs(from: &dyn Fn(&str) -> String, old: &KeyInputs, new: &KeyInputs) -> Vec<MissReason> {
-    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+fn inputs(called: &Names<'_>, old: &KeyInputs, new: &KeyInputs) -> Vec<MissReason> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).filter(|name| part(name).is_none()).collect();
     let reason = |name: &String| {
         let (before, now) = (old.get(name).map(Digest::short), new.get(name).map(Digest::short));
         if old.get(name) == new.get(name) {
@@ -142,7 +206,7 @@ fn inputs(from: &dyn Fn(&str) -> String, old: &KeyInputs, new: &KeyInputs) -> Ve
         }
         Some(match name.strip_prefix(SOURCE_PREFIX) {
             Some(source) => source_reason(source, before, now),
-            None => port_reason(from(name), name, before, now),
+            None => port_reason((called.from)(name), name, before, now),
         })
     };
     names.into_iter().filter_map(reason).collect()

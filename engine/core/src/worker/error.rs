@@ -1,5 +1,7 @@
 //! What can go wrong with a worker.
 
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -7,14 +9,23 @@ use qpipe_cache::StoreError;
 use qpipe_sdk::StageError;
 use qpipe_sdk::protocol::{DescribeError, FailureClass, LineError, WireError};
 
+use super::content::PluginDigest;
 use super::files::FilesError;
 use super::launch::{LaunchError, ending};
+use super::search::{NoPlugin, SearchError};
 
 /// Why a worker did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    NoPlugin(#[from] NoPlugin),
+    /// A file of a plugin.
+    #[error("cannot read the plugin's `{name}` at `{}`: {source}", path.display())]
+    Unreadable { name: String, path: PathBuf, source: io::Error },
+    #[error("its content is {found}, the manifest says {expected}")]
+    Content { expected: PluginDigest, found: PluginDigest },
     #[error("the worker did not answer `{question}` within {} s", after.as_secs_f64())]
     NoAnswer { question: &'static str, after: Duration },
     #[error("the worker speaks qstage {found}, this program speaks {}", qpipe_sdk::protocol::PROTOCOL)]
@@ -79,6 +90,15 @@ pub enum WorkerError {
     Store(#[from] StoreError),
 }
 
+impl From<SearchError> for WorkerError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::NoPlugin(error) => Self::NoPlugin(error),
+            SearchError::Launch(error) => Self::Launch(error),
+        }
+    }
+}
+
 impl From<WorkerError> for StageError {
     fn from(error: WorkerError) -> Self {
         match error {
@@ -93,7 +113,11 @@ impl From<WorkerError> for StageError {
             | WorkerError::Silent { .. } => Self::Transient(error.to_string()),
             WorkerError::TimedOut { after } => Self::Timeout(after),
             WorkerError::Memory { .. } => Self::OomHost(error.to_string()),
-            WorkerError::Launch(_) | WorkerError::Params(_) => Self::Config(error.to_string()),
+            WorkerError::Launch(_)
+            | WorkerError::NoPlugin(_)
+            | WorkerError::Unreadable { .. }
+            | WorkerError::Content { .. }
+            | WorkerError::Params(_) => Self::Config(error.to_string()),
             _ => Self::Bug(clipped(error.to_string())),
         }
     }

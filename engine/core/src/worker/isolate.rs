@@ -2,8 +2,10 @@
 //! in a worker of the same program, which opens the same store. So a crashed kernel, a sticky device error or the
 //! kernel's out-of-memory killer ends one worker and one node, never the run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use qpipe_cache::KeyValue;
 use qpipe_sdk::protocol::Capability;
 use qpipe_sdk::{
     Artifact, Cancel, Context, EventSink, Outcome, Params, Resources, Source, Stage, StageError,
@@ -84,6 +86,10 @@ impl Stage for Isolated {
 
     fn numerics(&self, params: &Params) -> Option<String> {
         self.stage.numerics(params)
+    }
+
+    fn key_entries(&self) -> BTreeMap<String, KeyValue> {
+        self.stage.key_entries()
     }
 
     fn resources(&self, params: &Params, input_bytes: u64) -> Resources {

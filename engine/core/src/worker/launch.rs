@@ -80,8 +80,8 @@ pub fn find_program(name: &str, folder: &Path, search: Option<&OsStr>) -> Result
     candidates.find(|candidate| is_executable(candidate) == Some(true)).ok_or_else(not_found)
 }
 
-/// `None` where there is no file.
-fn is_executable(path: &Path) -> Option<bool> {
+/// Whether a file may be executed; `None` where there is no file.
+pub(super) fn is_executable(path: &Path) -> Option<bool> {
     use std::os::unix::fs::PermissionsExt;
     let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     Some(meta.permissions().mode() & 0o111 != 0)

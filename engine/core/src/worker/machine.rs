@@ -16,6 +16,8 @@ pub struct Machine {
     locations: Vec<(OsString, OsString)>,
     /// Where folders of workers lie.
     temp: PathBuf,
+    /// The user's folder of plugins.
+    plugins: Option<PathBuf>,
 }
 
 impl Machine {
@@ -23,7 +25,19 @@ impl Machine {
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>, temp: &Path) -> Self {
         let is_location = |(name, _): &(OsString, OsString)| LOCATIONS.iter().any(|known| name == known);
         let mine = format!("qpipe-{}", rustix::process::getuid().as_raw());
-        Self { locations: variables.into_iter().filter(is_location).collect(), temp: temp.join(mine) }
+        let locations = variables.into_iter().filter(is_location).collect();
+        Self { locations, temp: temp.join(mine), plugins: None }
+    }
+
+    /// The same machine, whose user keeps plugins in this folder.
+    #[must_use]
+    pub fn with_plugins(self, folder: Option<PathBuf>) -> Self {
+        Self { plugins: folder, ..self }
+    }
+
+    /// The user's folder of plugins, if there may be one.
+    pub fn plugins(&self) -> Option<&Path> {
+        self.plugins.as_deref()
     }
 
     /// `PATH`.

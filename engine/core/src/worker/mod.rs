@@ -13,12 +13,17 @@
 //! | [`units`] | what a job's tries leave to the next one |
 //! | `memory`, `log` | what a worker takes of memory, and of the disk by its log |
 //! | [`process`] | a worker process, and a pool of them |
+//! | [`search`] | where a plugin is found that names no program |
+//! | `content` | what a plugin consists of, and the digest of it |
+//! | `notes` | what plugins said of themselves, kept in the store |
+//! | [`program`] | a plugin's program, which described itself |
 //! | [`plugin`] | a stage type that a plugin brings |
 //! | [`isolate`] | a built-in stage in a process of its own |
 //!
 //! What runs there is not believed: outputs are looked for where they were declared, hashed and stored by the engine.
 //! A worker that breaks the protocol, falls silent or dies costs one node, as a typed error, and is replaced.
 
+mod content;
 mod document;
 pub mod error;
 pub mod files;
@@ -28,18 +33,23 @@ pub mod launch;
 mod log;
 pub mod machine;
 mod memory;
+mod notes;
 pub mod plugin;
 pub mod process;
+pub mod program;
 mod request;
 pub mod scratch;
+pub mod search;
 pub mod session;
 mod streams;
 pub mod units;
 
+pub use content::{PluginDigest, PluginDigestError};
 pub use error::WorkerError;
 pub use isolate::{Isolated, isolate};
 pub use job::{Finished, Made};
 pub use machine::Machine;
 pub use plugin::{PluginCommand, PluginStage};
 pub use process::{Pool, Worker, WorkerCommand};
-pub use session::{Estimate, Limits, Session, Transport, Watch};
+pub use program::Program;
+pub use session::{Description, Estimate, Greeting, Limits, Session, Transport, Watch};

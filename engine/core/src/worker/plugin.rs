@@ -5,94 +5,148 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use qpipe_cache::{KeyValue, Store};
 use qpipe_sdk::protocol::wire::params_to_json;
-use qpipe_sdk::protocol::{Capability, Described, Keyed, OutputFile};
+use qpipe_sdk::protocol::{Described, Keyed, KeyedBy, OutputFile};
 use qpipe_sdk::{
     Artifact, Context, Determinism, Outcome, Params, Resources, Source, SourceData, Stage, StageError,
     StageSpec,
 };
 
+use super::content::Part;
 use super::document::{self, ROOT};
 use super::error::WorkerError;
 use super::files::{FileEntry, Files, Output};
 use super::job::{Finished, Made};
-use super::launch::find_program;
 use super::machine::Machine;
-use super::process::{Pool, WorkerCommand};
+use super::notes::{Answers, Unkept};
+use super::process::Pool;
+use super::program::Program;
 use super::request::request;
 use super::scratch::Scratch;
 use super::session::{Limits, Transport, Watch};
 use super::units::Keeper;
 
+/// What a source of a plugin's own content is called, before the part's name.
+pub(crate) const OWN: &str = "plugin:";
+/// The entry of a key that stands for a plugin's content.
+pub(crate) const SEMANTICS: &str = "plugin:semantics";
+/// The entry of a key that holds the arguments that a plugin is given.
+pub(crate) const ARGS: &str = "plugin:args";
+
 /// `plugin NAME command="python3" "file.py" "--flag"`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PluginCommand {
     /// The stage type that it must describe.
     pub kind: String,
     /// A program on the search path; `None`: the file is the program.
     pub command: Option<String>,
-    /// Absolute path of the plugin's own file.
+    /// Absolute path of the plugin's own file; without it and `command`, the program is searched for by `kind`.
     pub file: Option<PathBuf>,
     pub args: Vec<String>,
-    pub limits: Limits,
+    /// More files that belong to it, by the names that they are given: absolute paths.
+    pub files: Vec<(String, PathBuf)>,
+    /// What stands in keys in place of its content.
+    pub semantics: Option<u32>,
+    /// The manifest's folder: a plugin that names no program is looked for in its `plugins/` first.
+    pub folder: Option<PathBuf>,
     pub transport: Transport,
+    pub limits: Limits,
 }
 
 /// A stage type that a plugin brings.
 pub struct PluginStage {
     described: Described,
     pool: Pool,
-    /// What the key contains of the plugin itself.
-    program: PathBuf,
-    script: Option<PathBuf>,
-    /// Whether the worker answers `key`, and what it answered by parameters.
-    asks_key: bool,
-    /// Whether it answers `estimate`.
+    /// What the key contains of the plugin itself, unless `semantics` stands for it.
+    parts: Vec<Part>,
+    semantics: Option<u32>,
+    args: Vec<String>,
+    /// What the answer to `key` depends on; whether the worker answers `estimate`.
+    keyed_by: KeyedBy,
     estimates: bool,
-    keyed: Mutex<BTreeMap<String, Keyed>>,
+    keyed: Mutex<Known>,
+}
+
+/// Answers to `key`: those of this process by parameters, and those that the store keeps.
+struct Known {
+    here: BTreeMap<String, Keyed>,
+    kept: Option<Answers>,
+    /// What the plugin described before there was a store.
+    unkept: Option<Unkept>,
 }
 
 impl PluginStage {
     /// Starts the plugin and has it describe itself.
     pub fn start(plugin: &PluginCommand, machine: &Machine) -> Result<Self, WorkerError> {
-        let (program, script) = program(plugin, machine)?;
-        let script_args = script.iter().map(|path| path.clone().into());
-        let args = script_args.chain(plugin.args.iter().map(Into::into)).collect();
-        let command = WorkerCommand { program: program.clone(), args, env: Vec::new() };
-        let pool = Pool::new(command, machine.clone(), plugin.limits).over(plugin.transport);
-        let (stages, asks_key, estimates) = pool.with(|worker| {
-            worker.ask(|session| {
-                let stages = session.describe()?;
-                Ok((stages, session.can(Capability::Key), session.can(Capability::Estimate)))
-            })
-        })?;
-        let told = stages.iter().find(|stage| stage.kind == plugin.kind);
+        Self::of(plugin, Program::open(plugin, machine, None)?)
+    }
+
+    /// The stage type of a plugin's program.
+    pub fn of(plugin: &PluginCommand, program: Program) -> Result<Self, WorkerError> {
+        let Program { parts, told, pool, answers, unkept, .. } = program;
+        let stage = told.stages.iter().find(|stage| stage.kind == plugin.kind);
         let no_stage = || WorkerError::NoStage {
             kind: plugin.kind.clone(),
-            known: stages.iter().map(|stage| stage.kind.clone()).collect(),
+            known: told.stages.iter().map(|stage| stage.kind.clone()).collect(),
         };
-        let described = told.ok_or_else(no_stage)?.understand()?;
-        if described.spec.determinism == Determinism::Measurement && !asks_key {
+        let stage = stage.ok_or_else(no_stage)?;
+        let described = stage.understand()?;
+        let measures = described.spec.determinism == Determinism::Measurement;
+        let keyed_by = match stage.keyed_by.unwrap_or(KeyedBy::Machine) {
+            _ if !told.keys => KeyedBy::Nothing,
+            // what was measured on one machine is no answer on another
+            KeyedBy::Params if measures => KeyedBy::Machine,
+            other => other,
+        };
+        if measures && keyed_by == KeyedBy::Nothing {
             return Err(WorkerError::Unfingerprinted);
         }
-        Ok(Self { described, pool, program, script, asks_key, estimates, keyed: Mutex::default() })
+        let (semantics, args, estimates) = (plugin.semantics, plugin.args.clone(), told.estimates);
+        let kept = answers.filter(|_| keyed_by == KeyedBy::Params);
+        let keyed = Mutex::new(Known { here: BTreeMap::new(), kept, unkept });
+        Ok(Self { described, pool, parts, semantics, args, keyed_by, estimates, keyed })
     }
 
     /// What the worker says of these parameters, asked once.
     fn keyed(&self, params: &Params) -> Result<Keyed, WorkerError> {
-        if !self.asks_key {
+        if self.keyed_by == KeyedBy::Nothing {
             return Ok(Keyed::default());
         }
-        let json = params_to_json(params)?;
+        let (kind, json) = (self.described.spec.kind, params_to_json(params)?);
         let name = serde_json::to_string(&json).unwrap_or_default();
         let mut known = self.keyed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(keyed) = known.get(&name) {
+        if let Some(keyed) = known.here.get(&name) {
             return Ok(keyed.clone());
         }
-        let kind = self.described.spec.kind;
-        let keyed = self.pool.with(|worker| worker.ask(|session| session.key(kind, json)))?;
-        known.insert(name, keyed.clone());
+        // a file that cannot be read is the worker's to complain of, or the planner's
+        let kept = known.kept.as_ref();
+        let asked = kept.and_then(|kept| kept.question(kind, &name, params.files()).ok());
+        let before = asked.and_then(|asked| kept?.get(&asked));
+        let ask = || self.pool.with(|worker| worker.ask(|session| session.key(kind, json)));
+        let keyed = before.clone().map_or_else(ask, Ok)?;
+        if let (None, Some(kept), Some(asked)) = (before, known.kept.as_mut(), asked) {
+            kept.keep(asked, &keyed);
+        }
+        known.here.insert(name, keyed.clone());
         Ok(keyed)
+    }
+
+    /// What was said before there was a store is kept in the first one that a job has.
+    fn keep(&self, store: &Store, params: &Params) {
+        let mut known = self.keyed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Known { here, kept, unkept } = &mut *known;
+        if let Some(answers) = unkept.take().and_then(|unkept| unkept.keep(store)) {
+            *kept = Some(answers).filter(|_| self.keyed_by == KeyedBy::Params);
+        }
+        let (Some(kept), Ok(json)) = (kept, params_to_json(params)) else { return };
+        let name = serde_json::to_string(&json).unwrap_or_default();
+        let asked = kept.question(self.described.spec.kind, &name, params.files());
+        if let (Some(keyed), Ok(asked)) = (here.get(&name), asked)
+            && kept.get(&asked).is_none()
+        {
+            kept.keep(asked, keyed);
+        }
     }
 
     fn outputs(&self) -> Vec<&str> {
@@ -103,6 +157,7 @@ impl PluginStage {
     }
 
     fn work(&self, ctx: &Context<'_>) -> Result<Outcome, WorkerError> {
+        self.keep(ctx.store, ctx.params);
         let scratch = Scratch::new(ctx.store)?;
         let (work, inputs) = (scratch.folder("work")?, scratch.folder("inputs")?);
         let request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
@@ -141,17 +196,6 @@ impl PluginStage {
     }
 }
 
-/// The program of a plugin, and the file that it reads.
-fn program(plugin: &PluginCommand, machine: &Machine) -> Result<(PathBuf, Option<PathBuf>), WorkerError> {
-    let root = Path::new("/");
-    let find = |name: &str| find_program(name, root, machine.search());
-    Ok(match (&plugin.command, &plugin.file) {
-        (Some(command), file) => (find(command)?, file.clone()),
-        (None, Some(file)) => (find(&file.display().to_string())?, None),
-        (None, None) => (find(&plugin.kind)?, None),
-    })
-}
-
 impl Stage for PluginStage {
     fn spec(&self) -> &StageSpec {
         &self.described.spec
@@ -170,14 +214,21 @@ impl Stage for PluginStage {
             params.files().map(|(name, path)| file(name.to_owned(), path.to_owned())).collect();
         let told = self.keyed(params)?.sources;
         all.extend(told.into_iter().map(|(name, path)| file(format!("told:{name}"), path.into())));
-        all.push(file("plugin:program".into(), self.program.clone()));
-        all.extend(self.script.iter().map(|script| file("plugin:script".into(), script.clone())));
+        let own = self.parts.iter().filter(|_| self.semantics.is_none());
+        all.extend(own.map(|part| file(format!("{OWN}{}", part.name), part.path.clone())));
         Ok(all)
     }
 
     fn numerics(&self, params: &Params) -> Option<String> {
         // a worker that fails here fails `sources` as well, which can say so
         self.keyed(params).ok().and_then(|keyed| keyed.numerics)
+    }
+
+    fn key_entries(&self) -> BTreeMap<String, KeyValue> {
+        let semantics = self.semantics.map(|number| (SEMANTICS.to_owned(), KeyValue::Int(number.into())));
+        let args = || KeyValue::List(self.args.iter().cloned().map(KeyValue::Text).collect());
+        let args = (!self.args.is_empty()).then(|| (ARGS.to_owned(), args()));
+        semantics.into_iter().chain(args).collect()
     }
 
     /// What the worker says, if it can; one that fails here fails its run as well, which can say so.

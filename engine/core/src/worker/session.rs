@@ -4,6 +4,7 @@
 //! Reading and writing happen on threads of their own, so that a worker that neither speaks nor listens can keep nobody
 //! from looking at the clock.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -21,6 +22,8 @@ use super::launch::GRACE;
 use super::streams::{Heard, listen, speak};
 use super::units::Keeper;
 
+/// What the engine calls itself.
+pub(super) const ENGINE: &str = concat!("qpipe ", env!("CARGO_PKG_VERSION"));
 /// How often a waiting engine looks at everything but the worker.
 const TICK: Duration = Duration::from_millis(20);
 /// How often its memory is looked at, at most.
@@ -70,6 +73,23 @@ impl Default for Limits {
             memory: None,
         }
     }
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Greeting {
+    /// Program and version.
+    pub worker: String,
+    /// The protocol's minor version that it was written for.
+    pub minor: u32,
+}
+
+/// A worker's stage types.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    pub stages: Vec<StageDescription>,
+    /// Files that belong to its program besides itself, where it says so: absolute paths by name.
+    pub sources: Option<BTreeMap<String, String>>,
 }
 
 /// What a worker says that a run would need.
@@ -129,6 +149,7 @@ pub struct Session {
     writer: Option<JoinHandle<()>>,
     heard: Receiver<Heard>,
     limits: Limits,
+    greeting: Greeting,
     capabilities: Vec<Capability>,
     next_id: u64,
     /// It spoke of a request after that request's end.
@@ -161,6 +182,7 @@ impl Session {
             writer: Some(writer),
             heard,
             limits,
+            greeting: Greeting::default(),
             capabilities: Vec::new(),
             next_id: 1,
             is_confused: false,
@@ -169,11 +191,12 @@ impl Session {
         session.send(&Request::Hello {
             protocol: Versions { min: PROTOCOL, max: PROTOCOL },
             minor: MINOR,
-            engine: concat!("qpipe ", env!("CARGO_PKG_VERSION")).into(),
+            engine: ENGINE.into(),
             heartbeat_ms: u64::try_from(limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
         })?;
         match session.answer("hello", limits.hello)? {
-            Reply::Hello { protocol: PROTOCOL, capabilities, .. } => {
+            Reply::Hello { protocol: PROTOCOL, worker, minor, capabilities } => {
+                session.greeting = Greeting { worker, minor };
                 session.capabilities =
                     capabilities.iter().filter_map(|word| Capability::parse(word)).collect();
                 Ok(session)
@@ -183,15 +206,21 @@ impl Session {
         }
     }
 
+    pub fn greeting(&self) -> &Greeting {
+        &self.greeting
+    }
+
     pub fn can(&self, capability: Capability) -> bool {
         self.capabilities.contains(&capability)
     }
 
     /// Which stage types the worker has.
-    pub fn describe(&mut self) -> Result<Vec<StageDescription>, WorkerError> {
+    pub fn describe(&mut self) -> Result<Description, WorkerError> {
         let id = self.id();
         match self.ask(&Request::Describe { id }, "describe")? {
-            Reply::Description { id: answered, stages } if answered == id => Ok(stages),
+            Reply::Description { id: answered, stages, sources } if answered == id => {
+                Ok(Description { stages, sources })
+            }
             other => Err(no_answer(id, &other)),
         }
     }

@@ -10,7 +10,7 @@ use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunEvent, RunEventKind, RunOptions, RunResult, run};
 use qpipe_engine::worker::files::Files;
-use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, Transport, WorkerError};
+use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
 use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
 
 use crate::python;
@@ -63,7 +63,7 @@ impl Lab {
             file: Some(self.dir.join(file)),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             limits,
-            transport: Transport::Stdio,
+            ..PluginCommand::default()
         }
     }
 

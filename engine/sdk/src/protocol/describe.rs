@@ -25,6 +25,22 @@ pub struct StageDescription {
     #[serde(default)]
     pub nodes: Vec<NodeDescription>,
     pub determinism: Determinism,
+    /// What the answer to `key` depends on; absent where a worker does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyed_by: Option<KeyedBy>,
+}
+
+/// What a worker's answer to `key` depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyedBy {
+    /// There is nothing to ask: parameters and files say it all.
+    Nothing,
+    /// The program, the parameters and the files among them: an answer can be kept.
+    Params,
+    /// Whatever else: it has to be asked every time. So is a worker that says a word that is not known.
+    #[serde(other)]
+    Machine,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,6 +205,7 @@ impl StageDescription {
             output: OutputDescription { kind: spec.output.0.clone(), files: Vec::new() },
             nodes: spec.schema.nodes().iter().filter_map(node_of).collect(),
             determinism: spec.determinism,
+            keyed_by: None,
         }
     }
 

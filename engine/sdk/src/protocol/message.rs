@@ -96,6 +96,11 @@ pub struct RunRequest {
     pub units: BTreeMap<String, WireBlob>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks of such a function")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// What the engine says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -103,7 +108,7 @@ pub enum Request {
     /// Always first.
     Hello {
         protocol: Versions,
-        /// The minor version, for logs: what a side can do is told by capabilities and fields.
+        /// The minor version that it was written for, informational: what is new in one is told by optional fields.
         #[serde(default, skip_serializing_if = "is_zero")]
         minor: u32,
         /// Program and version, for logs.
@@ -125,11 +130,6 @@ pub enum Request {
     Heartbeat,
     /// The conversation is over. Over files alone. Since minor 1.
     Bye,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// A rule that parameters break.
@@ -200,17 +200,20 @@ pub enum Reply {
     Hello {
         /// The version both will speak, one of those offered.
         protocol: u32,
-        /// The minor version, for logs.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        minor: u32,
         /// Program and version, for logs.
         worker: String,
+        /// The minor version of the protocol that it was written for.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        minor: u32,
         #[serde(default)]
         capabilities: Vec<String>,
     },
     Description {
         id: u64,
         stages: Vec<StageDescription>,
+        /// Files that belong to the program besides itself: absolute paths by name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sources: Option<BTreeMap<String, String>>,
     },
     Keyed(Keyed),
     Estimated {

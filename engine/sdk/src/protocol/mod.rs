@@ -20,7 +20,7 @@ pub mod serve;
 pub mod transport;
 pub mod wire;
 
-pub use describe::{DescribeError, Described, OutputFile, StageDescription};
+pub use describe::{DescribeError, Described, KeyedBy, OutputFile, StageDescription};
 pub use line::{LineError, MAX_LINE, decode, encode, read_line};
 pub use message::{
     Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest, Versions, WireBlob, WireInput,

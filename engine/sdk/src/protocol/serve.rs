@@ -140,7 +140,7 @@ impl<W: Write + Send> Server<'_, W> {
     fn describe(&self, id: u64) {
         let stages = self.registry.kinds().filter_map(|kind| self.registry.get(kind));
         let stages = stages.map(|stage| StageDescription::of(stage.spec())).collect();
-        self.send(&Reply::Description { id, stages });
+        self.send(&Reply::Description { id, stages, sources: None });
     }
 
     fn key(&self, id: u64, stage: &str, params: &WireParams) {
