@@ -123,8 +123,8 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
     output: the kind of its one document, `out`.
     semantics: raised whenever equal inputs may give other outputs than before.
     determinism: `exact` (equal inputs, equal bytes), `seeded`, or `measurement`, which needs `numerics`.
-    check(params): rules that one parameter alone cannot state, as pairs of a parameter's name and what is wrong. Without
-    `numerics`, the answer is kept by the parameters' values: it must not depend on a file's content or on the machine.
+    check(params): rules that one parameter alone cannot state, as pairs of a parameter's name and what is wrong. The answer
+    is kept: it must depend on the parameters and the files among them alone.
     numerics(params): what bytes depend on besides: a kind of device, or the machine that a measurement ran on.
     """
     if (outputs is None) == (output is None):
