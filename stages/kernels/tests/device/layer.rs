@@ -325,10 +325,9 @@ fn divergences_are_those_of_the_distributions() {
             assert!((f64::from(got[r * 2]) - kl).abs() < 3e-6, "{case}");
             let place = |row: &[f32]| {
                 let largest = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
-                row.iter().position(|v| *v == largest)
+                row.iter().position(|v| *v >= largest)
             };
-            let agree = if place(p) == place(q) { 1.0 } else { 0.0 };
-            assert_eq!(got[r * 2 + 1], agree, "{case}");
+            assert_eq!(got[r * 2 + 1] > 0.5, place(p) == place(q), "{case}");
         }
     }
 }

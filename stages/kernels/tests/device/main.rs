@@ -295,7 +295,7 @@ fn products_are_those_of_the_restored_weights() {
                     let bias_on = upload(&client, &bias, Dtype::F32);
                     for rows in [1, 2, 5, 8] {
                         // half of them with a bias
-                        let is_biased = (rows + block as usize / 64) % 2 == 0;
+                        let is_biased = (rows + block as usize / 64).is_multiple_of(2);
                         let mut draws = Draws(rows as u64);
                         let x: Vec<f32> = (0..rows * inner).map(|_| draws.normal()).collect();
                         let x = rounded(&x, dtype);
