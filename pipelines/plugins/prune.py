@@ -2,6 +2,7 @@
 1506.02626). The model's other tensors stay the blobs that they are."""
 import array
 import json
+import math
 from dataclasses import dataclass
 
 import qpipe_stage as qpipe
@@ -16,12 +17,12 @@ class Params:
 
 
 def pruned(tensor, sparsity):
-    """The tensor with its smallest magnitudes zero, the first of equal ones first; and how many that are."""
+    """The tensor with its smallest magnitudes zero, the first of equal ones first."""
     code, magnitude = BITS[tensor.dtype]
     values = array.array(code, bytes(tensor.data))
     count = int(len(values) * sparsity)
     if count == 0:
-        return tensor, 0
+        return tensor
     limit = sorted(value & magnitude for value in values)[count - 1]
     ties = count - sum((value & magnitude) < limit for value in values)
     for i, value in enumerate(values):
@@ -29,7 +30,7 @@ def pruned(tensor, sparsity):
         if size < limit or (size == limit and ties > 0):
             ties -= size == limit
             values[i] = 0
-    return qpipe.Tensor(tensor.dtype, tensor.shape, values.tobytes()), count
+    return qpipe.Tensor(tensor.dtype, tensor.shape, values.tobytes())
 
 
 @qpipe.stage("prune", output="model", inputs={"model": qpipe.port("model", "The model to prune, not quantized yet.")})
@@ -44,14 +45,18 @@ def prune(job: qpipe.Job, params: Params):
         if module["encoding"]["scheme"] != "dense":
             raise qpipe.ConfigError(f"`{name}` is quantized; prune the model first")
         part = module["parts"]["weight"]
-        tensor = qpipe.read_safetensors(given.blob(part["blob"]))[part["name"]]
-        if tensor.dtype not in BITS:
-            raise qpipe.ConfigError(f"`{name}` is {tensor.dtype}, not {', '.join(BITS)}")
-        tensor, count = pruned(tensor, params.sparsity)
-        path, blob = job.blob(f"{name}.safetensors")
-        qpipe.write_safetensors(path, {"weight": tensor})
-        module["parts"]["weight"] = part | {"blob": blob, "name": "weight"}
-        zeros, weights = zeros + count, weights + len(tensor.data) // (4 if tensor.dtype == "F32" else 2)
+        if part["dtype"] not in BITS:
+            raise qpipe.ConfigError(f"`{name}` is {part['dtype']}, not {', '.join(BITS)}")
+
+        def make(path):
+            tensor = qpipe.read_safetensors(given.blob(part["blob"]), [part["name"]])[part["name"]]
+            qpipe.write_safetensors(path, {"weight": pruned(tensor, params.sparsity)})
+
+        # each layer is a unit: a run that is killed goes on with the layer it was at
+        job.unit(name, make)
+        module["parts"]["weight"] = part | {"blob": job.blob_of(name), "name": "weight"}
+        count = math.prod(module["shape"])
+        zeros, weights = zeros + int(count * params.sparsity), weights + count
         job.progress(done + 1, len(layers), "layers")
     job.output("out").write_text(json.dumps(model))
     job.metric("sparsity", zeros / max(weights, 1), headline=True)

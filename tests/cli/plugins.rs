@@ -110,6 +110,33 @@ fn a_new_plugin_works_and_so_does_its_test() {
 }
 
 #[test]
+fn the_peer_agrees_or_says_what_it_lacks() {
+    if !python::is_here("the_peer_agrees_or_says_what_it_lacks") {
+        return;
+    }
+    let project = Project::new("qpipe 1 name=unused\n");
+    with_kit(&project, "plugins");
+    fs::create_dir_all(project.path("tiny")).unwrap();
+    for file in ["peer.kdl", "plugins/peer.py", "tiny/stories.jsonl", "tiny/boolq.jsonl"] {
+        fs::copy(repository().join("pipelines").join(file), project.path(file)).unwrap();
+    }
+    let few = ["--set", "windows=10", "--set", "items=10", "--failure", "keep-going"];
+    let output = project.qpipe(&[&["run", "peer.kdl"][..], &few].concat());
+    let told =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    let nll = |cell: &str, stage: &str| metric(&project, cell, stage, "perplexity.nll");
+    if output.status.success() {
+        for cell in ["none", "nf4"] {
+            assert!((nll(cell, "ours") - nll(cell, "theirs")).abs() < 1e-3, "{cell}: {told}");
+        }
+    } else {
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("this stage needs torch, transformers and"), "{told}");
+        assert!(nll("none", "ours") > 0.0, "what does not need the peer goes on");
+    }
+}
+
+#[test]
 fn a_pruned_model_is_quantized_and_evaluated() {
     if !python::is_here("a_pruned_model_is_quantized_and_evaluated") {
         return;

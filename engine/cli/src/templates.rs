@@ -19,6 +19,16 @@ pub const TEMPLATES: &[Template] = &[
     Template { name: "sweep", files: shipped!("sweep.kdl") },
     Template { name: "smollm2", files: shipped!("smollm2.kdl") },
     Template { name: "prune", files: shipped!("prune.kdl", "plugins/prune.py", "plugins/qpipe_stage.py") },
+    Template {
+        name: "peer",
+        files: shipped!(
+            "peer.kdl",
+            "plugins/peer.py",
+            "plugins/qpipe_stage.py",
+            "tiny/stories.jsonl",
+            "tiny/boolq.jsonl"
+        ),
+    },
     Template { name: "words", files: shipped!("words.kdl", "words/zipf.py", "tiny/stories.jsonl") },
 ];
 

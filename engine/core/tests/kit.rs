@@ -154,3 +154,18 @@ fn dataclasses_declare_parameters() {
     assert_eq!(told("how well", "title \"\""), "`first.title`: a title is not empty");
     assert_eq!(told("how well", "title \"t\""), "");
 }
+
+#[test]
+fn the_kits_own_tests_pass() {
+    if !python::is_here("the_kits_own_tests_pass") {
+        return;
+    }
+    let tests = package().join("../sdk/python/tests");
+    let output = std::process::Command::new("python3")
+        .args(["-B", "-m", "unittest", "discover"])
+        .arg(tests)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("Ran 0 tests"), "{said}");
+}

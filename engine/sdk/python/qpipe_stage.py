@@ -31,6 +31,7 @@ import os
 import struct
 import sys
 import threading
+import time
 import traceback
 import types
 import typing
@@ -40,10 +41,12 @@ __all__ = [
     "Blob", "Cancelled", "ConfigError", "Input", "Job", "OutOfDeviceMemory", "OutOfHostMemory", "StageError",
     "Tensor", "TransientError", "main", "param", "port", "read_safetensors", "stage", "write_safetensors",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-PROTOCOL = 1
+PROTOCOL, MINOR = 1, 1
 LONGEST_MESSAGE = 1 << 20
+# where messages go through files: seconds between looks, and how long the engine may be silent
+LOOK, SILENCE = (0.002, 0.02), 30.0
 
 
 class StageError(Exception):
@@ -75,12 +78,13 @@ class Cancelled(BaseException):
 
 # ---------------------------------------------------------------------------------------------- describing a stage type
 
-def param(doc, *, default=dataclasses.MISSING, min=None, max=None, in_key=True):
+def param(doc, *, default=dataclasses.MISSING, min=None, max=None, applies=None, in_key=True):
     """A parameter, as a field of a dataclass: what it says, and which values it takes.
 
-    Without a default a study must give it, unless its type is optional. `in_key=False`: it only locates a file.
+    Without a default a study must give it, unless its type is optional. `applies=("scheme", ["nf4"])`: it has an effect
+    only while `scheme` is `nf4`. `in_key=False`: it only locates a file, or a device.
     """
-    about = {"doc": doc, "min": min, "max": max, "in_key": in_key}
+    about = {"doc": doc, "min": min, "max": max, "applies": applies, "in_key": in_key}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata={"qpipe": about | {"default": default}})
     return dataclasses.field(default=default, metadata={"qpipe": about})
@@ -119,7 +123,8 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
     output: the kind of its one document, `out`.
     semantics: raised whenever equal inputs may give other outputs than before.
     determinism: `exact` (equal inputs, equal bytes), `seeded`, or `measurement`, which needs `numerics`.
-    check(params): rules that one parameter alone cannot state, as pairs of a parameter's name and what is wrong.
+    check(params): rules that one parameter alone cannot state, as pairs of a parameter's name and what is wrong. The answer
+    is kept: it must depend on the parameters and the files among them alone.
     numerics(params): what bytes depend on besides: a kind of device, or the machine that a measurement ran on.
     """
     if (outputs is None) == (output is None):
@@ -139,6 +144,7 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
                        for n, p in (inputs or {}).items()],
             "output": made if outputs is not None else {"kind": output},
             "nodes": _nodes(params, kind),
+            "keyed_by": "machine" if numerics else "params" if check else "nothing",
         }
         files = tuple(outputs) if outputs is not None else ("out",)
         _STAGES[kind] = _Stage(kind, function, params, description, files, check, numerics)
@@ -190,6 +196,8 @@ def _described(field, hint, kind):
         told["required"] = not optional
     elif default is not None:
         told["default"] = str(default) if isinstance(default, Path) else default
+    if about.get("applies"):
+        told["applies"] = {"param": _word(about["applies"][0]), "values": list(about["applies"][1])}
     if not about.get("in_key", True):
         told["in_key"] = False
     return told
@@ -286,9 +294,11 @@ class Input:
 class Job:
     """One run of a stage: what it reads, where it writes, and what it tells."""
 
-    def __init__(self, message, say, stage):
+    def __init__(self, message, say, stage, keeps_units=False):
         self._id, self._say, self._stage, self._outputs = message["id"], say, stage, {}
-        self._stop = threading.Event()
+        self._stop, self._keeps_units = threading.Event(), keeps_units
+        self._units = {name: Path(unit["path"]) for name, unit in (message.get("units") or {}).items()}
+        self._untold = set(self._units)
         told = message.get("inputs") or {}
         blobs = lambda refs: tuple(Blob(ref["digest"], Path(ref["path"])) for ref in refs)
         self.inputs = {name: Input(i["kind"], i["digest"], Path(i["path"]), blobs(i.get("refs") or []))
@@ -299,32 +309,59 @@ class Job:
 
     def output(self, name, file=None):
         """Where an output is to be written: a file or a folder that the job makes. `file`: what it is called there."""
-        if name not in self._stage.files:
-            raise StageError(f"`{self._stage.kind}` declares no output `{name}`, only {', '.join(self._stage.files)}")
-        self._outputs[name] = file or name
-        path = self.scratch / self._outputs[name]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        self._declared(name)
+        self._outputs[name] = {"path": file or name}
+        return self._place(file or name)
+
+    def output_of(self, name, unit):
+        """Makes the file of a unit the output `name`."""
+        self._declared(name)
+        self._outputs[name] = self._of(unit)
 
     def blob(self, name):
         """Where a file is to be written that the document `out` refers to, and the text that stands for it there."""
-        if self._stage.files != ("out",):
-            raise StageError(f"`{self._stage.kind}` makes files, not a document with blobs")
-        told = f"blob:{name}"
-        self._outputs[told] = f"blobs/{name}"
-        path = self.scratch / "blobs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path, told
+        told = self._blob(name)
+        self._outputs[told] = {"path": f"blobs/{name}"}
+        return self._place(f"blobs/{name}"), told
+
+    def blob_of(self, unit):
+        """The text that stands for the file of a unit in the document `out`."""
+        told = self._blob(unit)
+        self._outputs[told] = self._of(unit)
+        return told
+
+    def unit(self, name, make):
+        """The file of a part of the work: `make(path)` writes it, unless an earlier try of this very job did.
+
+        Once written it is kept for good: when the job is killed, its next try finds it. It must only be read from here
+        on. With the same name, the work must be the same: names tell the parts of one job from each other.
+        """
+        self.check()
+        if name not in self._units:
+            file = f"units/{name}"
+            path = self._place(file)
+            make(path)
+            if not path.is_file():
+                raise StageError(f"unit `{name}` was not written to {file}")
+            self._units[name] = path
+            self._say("checkpoint", id=self._id, name=name, cached=False, path=file)
+        elif name in self._untold:
+            self._say("checkpoint", id=self._id, name=name, cached=True)
+        self._untold.discard(name)
+        return self._units[name]
 
     def progress(self, done, total, what=""):
         """`done` of `total` modules, items, …"""
         self.check()
         self._say("progress", id=self._id, done=done, total=total, what=what)
 
-    def metric(self, name, value, *, unit=None, better=None, n=None, stderr=None, headline=False, low=None, high=None):
-        """A measured number. better: `higher`, `lower` or `neither`; headline: it stands in the study's table."""
+    def metric(self, name, value, *, unit=None, better=None, n=None, stderr=None, headline=False, low=None, high=None,
+               trivial=None):
+        """A measured number. better: `higher`, `lower` or `neither`; headline: it stands in the study's table; low and
+        high: its range; trivial: its value for the answer that takes no model."""
         told = {"name": name, "value": _number(value), "unit": unit, "better": better, "n": n}
         told["stderr"] = None if stderr is None else _number(stderr)
+        told["trivial"] = None if trivial is None else _number(trivial)
         told["range"] = None if low is None or high is None else [_number(low), _number(high)]
         told["headline"] = True if headline else None
         self._say("metric", id=self._id, **{key: value for key, value in told.items() if value is not None})
@@ -338,11 +375,31 @@ class Job:
         if self._stop.is_set():
             raise Cancelled
 
+    def _declared(self, name):
+        if name not in self._stage.files:
+            raise StageError(f"`{self._stage.kind}` declares no output `{name}`, only {', '.join(self._stage.files)}")
+
+    def _blob(self, name):
+        if self._stage.files != ("out",):
+            raise StageError(f"`{self._stage.kind}` makes files, not a document with blobs")
+        return f"blob:{name}"
+
+    def _place(self, file):
+        path = self.scratch / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _of(self, unit):
+        """How the file of a unit is announced; an engine that keeps none takes it from the scratch folder."""
+        if unit not in self._units:
+            raise StageError(f"there is no unit `{unit}`")
+        return {"unit": unit} if self._keeps_units else {"path": f"units/{unit}"}
+
     def _finish(self):
-        for name, path in self._outputs.items():
-            if not (self.scratch / path).exists():
-                raise StageError(f"output `{name}` was not written to {path}")
-            self._say("artifact", id=self._id, name=name, path=path)
+        for name, place in self._outputs.items():
+            if "path" in place and not (self.scratch / place["path"]).exists():
+                raise StageError(f"output `{name}` was not written to {place['path']}")
+            self._say("artifact", id=self._id, name=name, **place)
 
 
 def _number(value):
@@ -355,17 +412,25 @@ def _number(value):
 # -------------------------------------------------------------------------------------------------------- conversation
 
 class _Worker:
-    def __init__(self, out):
-        self.out, self.lock, self.job = out, threading.Lock(), None
+    def __init__(self, write, heartbeat=False):
+        self.write, self.heartbeat, self.lock, self.job, self.minor = write, heartbeat, threading.Lock(), None, 0
         self.wake, self.queue = threading.Condition(), []
 
     def say(self, kind, **fields):
-        line = json.dumps({"type": kind, **fields}, ensure_ascii=False, allow_nan=False)
-        if len(line.encode()) >= LONGEST_MESSAGE:
-            raise StageError(f"a message `{kind}` of {len(line)} characters is too long")
+        line = json.dumps({"type": kind, **fields}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        if len(line) > LONGEST_MESSAGE:
+            raise StageError(f"a message `{kind}` of {len(line)} bytes is too long")
         with self.lock:
-            self.out.write(line + "\n")
-            self.out.flush()
+            self.write(line)
+
+    def beat(self, seconds):
+        """Says every so often that the process lives, until nobody listens."""
+        try:
+            while True:
+                time.sleep(seconds)
+                self.say("heartbeat")
+        except OSError:
+            pass
 
     def read(self, lines):
         """Reads what the engine says while a job runs, for a request to stop it. When the engine is gone, so is the worker."""
@@ -373,6 +438,10 @@ class _Worker:
             if not line.strip():
                 continue
             message = json.loads(line)
+            if message["type"] == "bye":
+                break
+            if message["type"] == "heartbeat":
+                continue
             if message["type"] == "cancel":
                 job = self.job
                 if job is not None and job._id == message["id"]:
@@ -398,10 +467,17 @@ class _Worker:
             if not versions["min"] <= PROTOCOL <= versions["max"]:
                 self.say("error", **{"class": "bug", "message": f"this plugin speaks qstage {PROTOCOL}"})
                 os._exit(1)
+            self.minor = message.get("minor", 0)
             program = f"{Path(sys.argv[0]).name}, qpipe_stage {__version__}"
-            self.say("hello", protocol=PROTOCOL, worker=program, capabilities=["key", "cancel"])
+            can = ["key", "cancel", "resume"] + ["heartbeat"] * self.heartbeat
+            self.say("hello", protocol=PROTOCOL, minor=MINOR, worker=program, capabilities=can)
+            if self.heartbeat:
+                seconds = message.get("heartbeat_ms", 2000) / 1000
+                threading.Thread(target=self.beat, args=(seconds,), daemon=True).start()
         elif kind == "describe":
-            self.say("description", id=id, stages=[one.description for one in _STAGES.values()])
+            stages = [one.description for one in _STAGES.values()]
+            beside = {file: path for file, (_, path) in _own_files().items()}
+            self.say("description", id=id, stages=stages, sources=beside)
         elif kind in ("key", "run"):
             try:
                 {"key": self.key, "run": self.run}[kind](message)
@@ -420,7 +496,9 @@ class _Worker:
     def key(self, message):
         stage, params = _asked(message)
         problems = stage.check(params) if stage.check else []
-        told = {"sources": _own_modules()}
+        told = {}
+        if self.minor < 1:
+            told["sources"] = {f"module:{module}": path for module, path in _own_files().values()}
         if problems:
             told["problems"] = [{"path": _word(path), "message": text} for path, text in problems]
         if stage.numerics:
@@ -429,7 +507,7 @@ class _Worker:
 
     def run(self, message):
         stage, params = _asked(message)
-        self.job = job = Job(message, self.say, stage)
+        self.job = job = Job(message, self.say, stage, keeps_units=self.minor >= 1)
         stage.run(*([job, params] if stage.params else [job]))
         job._finish()
         self.say("done", id=message["id"])
@@ -442,15 +520,15 @@ def _asked(message):
     return stage, _given(stage.params, message.get("params") or {}) if stage.params else None
 
 
-def _own_modules():
-    """Modules beside the program, whose content is part of what it is."""
+def _own_files():
+    """Modules beside the program, whose content is part of what it is: by file, each with its name and its path."""
     main = Path(os.path.abspath(sys.argv[0]))
     found = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         file = file and Path(os.path.abspath(file))
         if file and file != main and main.parent in file.parents:
-            found[f"module:{name}"] = str(file)
+            found[file.relative_to(main.parent).as_posix()] = (name, str(file))
     return found
 
 
@@ -467,17 +545,63 @@ def _told(error):
     return (text if isinstance(error, StageError) else f"{type(error).__name__}: {text}")[:LONGEST_MESSAGE // 8]
 
 
-def main():
-    """Serves the program's stage types to an engine, or tries one (`--try`)."""
+def main(heartbeat=False):
+    """Serves the program's stage types to an engine, or tries one (`--try`).
+
+    heartbeat: the engine takes the process for lost when it says nothing for 30 s, as one that hangs does. A thread says
+    it, so it is for programs in which nothing holds Python's lock that long: sorting tens of millions of values does, and
+    so may importing a large library from a slow disk.
+    """
     if sys.argv[1:2] == ["--try"]:
         return _try(sys.argv[2:])
-    # whatever prints must not stand among the messages
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    worker = _Worker(out)
-    threading.Thread(target=worker.read, args=(os.fdopen(os.dup(0), encoding="utf-8"),), daemon=True).start()
+    folder = os.environ.get("QSTAGE_DIR")
+    if folder:
+        lines, write = _appended(Path(folder, "requests")), lambda line: _append(Path(folder, "replies"), line)
+        sys.stdout.reconfigure(line_buffering=True)
+    else:
+        # whatever prints must not stand among the messages
+        out, lines = os.fdopen(os.dup(1), "wb", buffering=0), os.fdopen(os.dup(0), encoding="utf-8")
+        write = lambda line: _write(out, line)
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+    worker = _Worker(write, heartbeat)
+    threading.Thread(target=worker.read, args=(lines,), daemon=True).start()
     worker.serve()
+
+
+def _write(out, line):
+    while line:
+        line = line[out.write(line):]
+
+
+def _append(path, line):
+    # closed each time: only then does a network's file system show it to others
+    with open(path, "ab", buffering=0) as file:
+        _write(file, line)
+
+
+def _appended(path):
+    """The lines that the engine appends to a file; no more after a long silence, or when the file is gone."""
+    at, rest, heard, wait = 0, b"", time.monotonic(), LOOK[0]
+    while True:
+        try:
+            with open(path, "rb") as file:
+                file.seek(at)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        *lines, rest = (rest + new).split(b"\n")
+        for line in lines:
+            yield line.decode()
+        at += len(new)
+        if lines:
+            heard, wait = time.monotonic(), LOOK[0]
+        elif time.monotonic() - heard > SILENCE:
+            print(f"the engine has said nothing for {SILENCE:.0f} s", file=sys.stderr)
+            return
+        else:
+            time.sleep(wait)
+            wait = min(wait * 1.5, LOOK[1])
 
 
 def _try(args):
@@ -571,26 +695,31 @@ class Tensor:
         return cls(names[array.dtype.newbyteorder("<")], array.shape, array.tobytes())
 
 
-def read_safetensors(path):
-    """The tensors of a file by name. Their bytes lie in memory; those of a mapped file would keep it open."""
-    data = memoryview(Path(path).read_bytes())
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(bytes(data[8:8 + length]))
-    start, tensors = 8 + length, {}
-    for name, told in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = told["data_offsets"]
-        if end - begin != _SIZES[told["dtype"]] * math.prod(told["shape"]) or start + end > len(data):
-            raise ConfigError(f"tensor `{name}` of `{path}` does not have the bytes of its shape")
-        tensors[name] = Tensor(told["dtype"], tuple(told["shape"]), data[start + begin:start + end])
+def read_safetensors(path, names=None):
+    """The tensors of a file by name, or those of these names alone. Their bytes lie in memory; those of a mapped file
+    would keep it open."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name in header if names is None else names:
+            if name not in header:
+                raise ConfigError(f"`{path}` has no tensor `{name}`")
+            told = header[name]
+            begin, end = told["data_offsets"]
+            if end - begin != _SIZES[told["dtype"]] * math.prod(told["shape"]) or 8 + length + end > size:
+                raise ConfigError(f"tensor `{name}` of `{path}` does not have the bytes of its shape")
+            file.seek(8 + length + begin)
+            tensors[name] = Tensor(told["dtype"], tuple(told["shape"]), file.read(end - begin))
     return tensors
 
 
-def write_safetensors(path, tensors):
-    """Writes tensors by name, each a `Tensor` or a numpy array."""
+def write_safetensors(path, tensors, metadata=None):
+    """Writes tensors by name, each a `Tensor` or a numpy array; metadata: texts by name."""
     tensors = {name: one if isinstance(one, Tensor) else Tensor.of(one) for name, one in tensors.items()}
-    header, at = {}, 0
+    header, at = {"__metadata__": metadata} if metadata else {}, 0
     for name, tensor in tensors.items():
         end = at + len(tensor.data)
         header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, end]}

@@ -1,0 +1,5 @@
+"""A module beside the program."""
+
+
+def joined(words):
+    return " ".join(words)
