@@ -3,6 +3,7 @@
 mod cache;
 mod cached;
 mod check;
+mod conformance;
 mod devices;
 mod explain;
 mod fallback;
@@ -44,7 +45,7 @@ pub fn run(
         Command::Check(study) => check::check(registry, study, printer),
         Command::Fmt(args) => fmt::fmt(args, printer),
         Command::Init(args) => init::init(args, printer),
-        Command::Plugin(command) => plugin::plugin(command, printer),
+        Command::Plugin(command) => plugin::plugin(registry, command, printer),
         Command::Explain { code } => explain::explain(code.as_deref(), printer),
         Command::Schema(args) => schema::schema(registry, args, printer),
         Command::Graph(args) => graph::graph(registry, args, printer),

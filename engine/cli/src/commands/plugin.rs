@@ -1,7 +1,10 @@
-//! `qpipe plugin new`: writes a plugin to begin with.
+//! `qpipe plugin`: writes a plugin to begin with, and has one tested.
 
 use std::path::Path;
 
+use qpipe_sdk::StageRegistry;
+
+use super::conformance;
 use super::init::write_files;
 use crate::args::PluginCommand;
 use crate::error::CliError;
@@ -22,8 +25,18 @@ const FILES: [(&str, &str); 5] = [
     ("qpipe_stage.py", include_str!("../../../sdk/python/qpipe_stage.py")),
 ];
 
-pub(super) fn plugin(command: &PluginCommand, printer: &mut Printer) -> Result<Exit, CliError> {
-    let PluginCommand::New { name, dir } = command;
+pub(super) fn plugin(
+    registry: &StageRegistry,
+    command: &PluginCommand,
+    printer: &mut Printer,
+) -> Result<Exit, CliError> {
+    match command {
+        PluginCommand::New { name, dir } => new(name, dir, printer),
+        PluginCommand::Test(args) => conformance::test(registry, args, printer),
+    }
+}
+
+fn new(name: &str, dir: &Path, printer: &mut Printer) -> Result<Exit, CliError> {
     write(name, dir)?;
     let place = |file: &str| dir.join(file.replace(NAME, name)).display().to_string();
     printer.human(&format!("wrote   {}, its test, a study and the kit", place("NAME.py")));

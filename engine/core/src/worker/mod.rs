@@ -15,7 +15,7 @@
 //! What runs there is not believed: outputs are looked for where they were declared, hashed and stored by the engine.
 //! A worker that breaks the protocol, falls silent or dies costs one node, as a typed error, and is replaced.
 
-mod document;
+pub(crate) mod document;
 pub mod error;
 pub mod files;
 pub mod isolate;
@@ -23,7 +23,7 @@ pub mod launch;
 pub mod machine;
 pub mod plugin;
 pub mod process;
-mod request;
+pub(crate) mod request;
 pub mod scratch;
 pub mod session;
 
