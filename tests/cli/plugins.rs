@@ -137,6 +137,34 @@ fn the_peer_agrees_or_says_what_it_lacks() {
 }
 
 #[test]
+fn a_plugin_is_held_to_the_protocol() {
+    if !python::is_here("a_plugin_is_held_to_the_protocol") {
+        return;
+    }
+    let project = Project::new("qpipe 1 name=unused\n");
+    project.ok(&["plugin", "new", "word-stats", "mine"]);
+    let report = project.ok(&["plugin", "test", "--file", "text=mine/text.txt", "mine/word-stats.py"]);
+    assert!(report.contains("ok    word-stats exact: "), "{report}");
+    assert!(report.ends_with(" ok, 0 failed, 0 warned, 0 skipped\n"), "{report}");
+
+    // a model comes from the program's own stages
+    with_kit(&project, ".");
+    fs::copy(repository().join("pipelines/plugins/prune.py"), project.path("prune.py")).unwrap();
+    let report: Value = serde_json::from_str(&project.ok(&["plugin", "test", "--json", "prune.py"])).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let engine = checks.iter().find(|check| check["rule"] == "engine").unwrap();
+    assert_eq!((&engine["stage"], &engine["outcome"]), (&"prune".into(), &"passed".into()));
+
+    let broken = fs::read_to_string(project.path("prune.py")).unwrap().replace("zeros / max", "x / max");
+    fs::write(project.path("prune.py"), broken).unwrap();
+    let failed = project.qpipe(&["plugin", "test", "prune.py"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&failed.stdout).into_owned();
+    assert!(said.contains("FAIL  prune run: it failed (bug): NameError: name 'x' is not defined"), "{said}");
+    assert_eq!(project.qpipe(&["plugin", "test", "./absent"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_pruned_model_is_quantized_and_evaluated() {
     if !python::is_here("a_pruned_model_is_quantized_and_evaluated") {
         return;

@@ -104,6 +104,33 @@ pub enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Test whether a program keeps to the protocol of plugins, rule by rule.
+    Test(PluginTestArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PluginTestArgs {
+    /// A parameter of the jobs that are tried: `top=3`, or `tally.top=3` with its stage type; repeatable.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    pub sets: Vec<(String, String)>,
+    /// A file for a parameter of theirs; repeatable.
+    #[arg(long = "file", value_name = "NAME=PATH", value_parser = name_and_path)]
+    pub files: Vec<(String, PathBuf)>,
+    /// A folder for an input of theirs that takes `files`; repeatable.
+    #[arg(long = "input", value_name = "PORT=FOLDER", value_parser = name_and_path)]
+    pub inputs: Vec<(String, PathBuf)>,
+    /// How long each job may take.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10m")]
+    pub timeout: Duration,
+    /// What they compute on: `auto`, `cpu` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// The report as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The program, on the search path or by its path, and its arguments; a `.py` file is run by `python3`.
+    #[arg(required = true, trailing_var_arg = true, value_names = ["PROGRAM", "ARG"])]
+    pub line: Vec<String>,
 }
 
 /// A name that a manifest takes for a stage type.
@@ -307,6 +334,13 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.into())),
+        _ => Err("expected NAME=PATH".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -334,6 +368,16 @@ mod tests {
         let line = ["qpipe", "run", "my study.kdl", "--set", "a.b=it's"].map(OsString::from);
         let args = Args::parse_line(line).unwrap();
         assert_eq!(args.line, r"qpipe run 'my study.kdl' --set 'a.b=it'\''s'");
+    }
+
+    #[test]
+    fn what_follows_a_plugin_s_program_is_its_own() {
+        let line = ["qpipe", "plugin", "test", "--set", "top=3", "tally.py", "--set", "--json"];
+        let parsed = Args::try_parse_from(line).unwrap().command;
+        let Command::Plugin(PluginCommand::Test(args)) = parsed else { panic!("it is a test") };
+        assert_eq!((args.sets.len(), args.json), (1, false));
+        assert_eq!(args.line, ["tally.py", "--set", "--json"]);
+        assert!(Args::try_parse_from(["qpipe", "plugin", "test"]).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use qpipe_engine::manifest::ManifestErrors;
 use qpipe_engine::plan::PlanError;
 use qpipe_engine::record::{ReadError, RecordError};
 use qpipe_engine::run::SelectError;
+use qpipe_engine::worker::launch::LaunchError;
 use qpipe_sdk::ErrorClass;
 
 use crate::exit::Exit;
@@ -88,6 +89,12 @@ pub enum CliError {
     #[error(transparent)]
     #[diagnostic(code(qpipe::cli::unreadable_run))]
     UnreadableRun(ReadError),
+    #[error(transparent)]
+    #[diagnostic(
+        code(qpipe::cli::no_program),
+        help("a program on the search path, or the path of one, with a `/` in it")
+    )]
+    NoProgram(#[from] LaunchError),
     #[error("failed to encode JSON: {0}")]
     #[diagnostic(code(qpipe::cli::json))]
     Json(#[from] serde_json::Error),
@@ -120,6 +127,7 @@ impl CliError {
             | Self::UnknownStageType { .. }
             | Self::UnknownRun { .. }
             | Self::NoPin { .. }
+            | Self::NoProgram(_)
             | Self::Select(_) => Exit::Usage,
             Self::Plan(error) => match error.class() {
                 ErrorClass::Config => Exit::Manifest,

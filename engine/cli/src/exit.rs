@@ -9,7 +9,7 @@ use qpipe_sdk::ErrorClass;
 pub enum Exit {
     /// 0: everything asked for was done.
     Ok,
-    /// 1: a stage failed. Finished work is kept.
+    /// 1: a stage failed, or a plugin that was tested. Finished work is kept.
     StageFailed,
     /// 2: the command line was not understood, or names a code, stage, cell or run that there is not.
     Usage,

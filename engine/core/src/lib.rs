@@ -1,5 +1,6 @@
 //! The mind of qpipe: text in, decisions and events out. See `ARCHITECTURE.md` for the path of data.
 
+pub mod conformance;
 pub mod draw;
 pub mod exec;
 pub mod explain;

@@ -3,6 +3,7 @@
 mod cache;
 mod cached;
 mod check;
+mod conformance;
 mod devices;
 mod explain;
 mod fallback;
@@ -44,7 +45,7 @@ pub fn run(
         Command::Check(study) => check::check(registry, &args.store, study, printer),
         Command::Fmt(args) => fmt::fmt(args, printer),
         Command::Init(args) => init::init(args, printer),
-        Command::Plugin(command) => plugin::plugin(&args.store, command, printer),
+        Command::Plugin(command) => plugin::plugin(registry, &args.store, command, printer),
         Command::Explain { code } => explain::explain(code.as_deref(), printer),
         Command::Schema(args) => schema::schema(registry, args, printer),
         Command::Graph(graph) => graph::graph(registry, &args.store, graph, printer),

@@ -1,11 +1,13 @@
-//! `qpipe plugin new`: writes a plugin to begin with. `qpipe plugin ls`: which plugins there are.
+//! `qpipe plugin`: writes a plugin to begin with, lists those that there are, and has one tested.
 
 use std::path::Path;
 
 use qpipe_engine::inventory::{self, PluginEntry};
 use qpipe_engine::manifest::read_plugins;
 use qpipe_engine::ticket::Watched;
+use qpipe_sdk::StageRegistry;
 
+use super::conformance;
 use super::init::write_files;
 use super::study::{self, Text};
 use crate::args::{PluginCommand, StudyArgs};
@@ -28,10 +30,16 @@ const FILES: [(&str, &str); 5] = [
     ("qpipe_stage.py", include_str!("../../../sdk/python/qpipe_stage.py")),
 ];
 
-pub(super) fn plugin(store: &Path, command: &PluginCommand, printer: &mut Printer) -> Result<Exit, CliError> {
+pub(super) fn plugin(
+    registry: &StageRegistry,
+    store: &Path,
+    command: &PluginCommand,
+    printer: &mut Printer,
+) -> Result<Exit, CliError> {
     match command {
         PluginCommand::New { name, dir } => new(name, dir, printer),
         PluginCommand::Ls { study, json } => ls(store, study.as_deref(), *json, printer),
+        PluginCommand::Test(args) => conformance::test(registry, args, printer),
     }
 }
 

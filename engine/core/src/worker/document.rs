@@ -16,12 +16,12 @@ use super::files::{keep_file, resolve};
 use super::job::Made;
 
 /// The output that is the document.
-pub(super) const ROOT: &str = "out";
+pub(crate) const ROOT: &str = "out";
 /// What names of blobs begin with, in announcements and in the document.
-pub(super) const BLOB: &str = "blob:";
+pub(crate) const BLOB: &str = "blob:";
 
 /// Stores a document and its blobs, which lie at paths relative to `work`, by the names they were announced under.
-pub(super) fn collect(
+pub(crate) fn collect(
     ctx: &Context<'_>,
     kind: &str,
     work: &Path,

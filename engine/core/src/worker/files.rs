@@ -251,7 +251,7 @@ fn make_folder(path: &Path) -> Result<(), FilesError> {
 }
 
 /// The real place of an output. A link on the way may only lead to somewhere else within the folder.
-pub(super) fn resolve(folder: &Path, name: &str, path: &str) -> Result<PathBuf, FilesError> {
+pub(crate) fn resolve(folder: &Path, name: &str, path: &str) -> Result<PathBuf, FilesError> {
     let outside = || FilesError::Outside { name: name.to_owned(), path: path.to_owned() };
     let relative: PathBuf = Path::new(path).components().filter(|part| *part != Component::CurDir).collect();
     if !is_inside(&relative) {

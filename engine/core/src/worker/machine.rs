@@ -4,6 +4,10 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use qpipe_cache::StoreError;
+
+use super::scratch::Scratch;
+
 /// Variables that say where things are on this machine. They never enter a key.
 const LOCATIONS: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
 
@@ -43,6 +47,11 @@ impl Machine {
     /// `PATH`.
     pub fn search(&self) -> Option<&OsStr> {
         self.locations.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str())
+    }
+
+    /// A new folder for temporary files, which is removed with the value.
+    pub fn scratch(&self) -> Result<Scratch, StoreError> {
+        Scratch::within(&self.temp)
     }
 
     pub(crate) fn temp(&self) -> &Path {

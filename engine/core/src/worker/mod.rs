@@ -24,7 +24,7 @@
 //! A worker that breaks the protocol, falls silent or dies costs one node, as a typed error, and is replaced.
 
 mod content;
-mod document;
+pub(crate) mod document;
 pub mod error;
 pub mod files;
 pub mod isolate;
@@ -37,7 +37,7 @@ mod notes;
 pub mod plugin;
 pub mod process;
 pub mod program;
-mod request;
+pub(crate) mod request;
 pub mod scratch;
 pub mod search;
 pub mod session;

@@ -13,7 +13,7 @@ use super::files::Files;
 
 /// The request of a stage's run. `inputs` is where `files` artifacts are laid out; without it every input's path is
 /// that of its root blob.
-pub(super) fn request(
+pub(crate) fn request(
     ctx: &Context<'_>,
     kind: &str,
     scratch: &Path,

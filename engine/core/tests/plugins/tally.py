@@ -47,8 +47,10 @@ for line in sys.stdin:
         say("hello", protocol=1, worker="tally 1.0")
     elif message["type"] == "describe":
         say("description", id=message["id"], stages=[STAGE])
-    elif message["type"] == "run":
+    elif message["type"] == "run" and message.get("stage") == "tally":
         try:
             run(message)
         except (OSError, UnicodeDecodeError) as error:
             say("error", id=message["id"], **{"class": "config", "message": str(error)})
+    else:
+        say("error", id=message.get("id"), **{"class": "bug", "message": "this plugin knows no such thing"})

@@ -1,0 +1,325 @@
+//! A plugin's process and the lines it exchanges, raw: what the engine would refuse is looked at, not believed.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use qpipe_sdk::protocol::{LineError, PROTOCOL, Reply, decode, read_line};
+use serde_json::{Value, json};
+
+use super::strays;
+use crate::worker::launch::{Group, Launch, LaunchError, ending, tail};
+use crate::worker::scratch::Scratch;
+use crate::worker::{Limits, Machine, WorkerError};
+
+/// How long a process that hung up is given to end by itself.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How often a process that is to end is looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// How many messages may wait to be heard.
+const BACKLOG: usize = 4096;
+/// How many lines may be no messages before nothing more is read.
+const MAX_NOISE: usize = 1000;
+
+/// A field that no version of the protocol has.
+pub(super) const UNKNOWN: &str = "x-conformance";
+
+/// What any process of the plugin did, whenever it did it.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// What it wrote to standard output that is no message.
+    pub(super) noise: Vec<String>,
+    /// Processes that outlived it.
+    pub(super) strays: Vec<String>,
+}
+
+/// Shared with the threads that listen.
+pub(super) type Shared = Arc<Mutex<Findings>>;
+
+/// A program, and what a process of it is started with.
+pub(super) struct Starter<'a> {
+    pub(super) program: &'a Path,
+    pub(super) args: &'a [String],
+    pub(super) machine: &'a Machine,
+    pub(super) limits: Limits,
+    pub(super) findings: Shared,
+}
+
+/// A message.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub(super) kind: String,
+    pub(super) value: Value,
+}
+
+impl Said {
+    pub(super) fn id(&self) -> Option<u64> {
+        self.value.get("id").and_then(Value::as_u64)
+    }
+
+    pub(super) fn text(&self, field: &str) -> Option<&str> {
+        self.value.get(field).and_then(Value::as_str)
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// What has a known type; `flaw`: what is wrong with its fields.
+    Said { said: Said, flaw: Option<String> },
+    /// Nothing more comes; or is read, for a reason.
+    End(Option<String>),
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoAnswer {
+    #[error("it said nothing within {} s", after.as_secs_f64())]
+    Silent { after: Duration },
+    #[error("{0}")]
+    Lost(String),
+    #[error("it answered with an error ({class}): {message}")]
+    Error { class: String, message: String },
+    #[error("{0}")]
+    Wrong(String),
+}
+
+/// A process. Dropping it ends it and everything that it started.
+pub(super) struct Driver {
+    group: Group,
+    output: Option<Sender<Vec<u8>>>,
+    heard: Receiver<Heard>,
+    folder: Scratch,
+    limits: Limits,
+    findings: Shared,
+    next_id: u64,
+    /// Why nothing that it says is read any more.
+    deaf: Option<String>,
+}
+
+impl Starter<'_> {
+    pub(super) fn start(&self) -> Result<Driver, WorkerError> {
+        let folder = Scratch::within(self.machine.temp())?;
+        let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
+        let launch = Launch {
+            program: self.program.to_owned(),
+            args: self.args.iter().map(Into::into).collect(),
+            env: self.machine.environment(home.clone(), tmp),
+            folder: home,
+            stderr: folder.path().join("stderr"),
+        };
+        let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
+        let (their_input, mut our_output) = io::pipe().map_err(failed)?;
+        let (our_input, their_output) = io::pipe().map_err(failed)?;
+        let group = Group::start(&launch, Stdio::from(their_input), Stdio::from(their_output))?;
+        let (sender, heard) = sync_channel(BACKLOG);
+        let noise = Arc::clone(&self.findings);
+        std::thread::spawn(move || listen(BufReader::new(our_input), &sender, &noise));
+        let (output, lines) = channel::<Vec<u8>>();
+        // a process that does not read has gone, or is about to be heard of
+        std::thread::spawn(move || lines.iter().try_for_each(|line| our_output.write_all(&line)));
+        Ok(Driver {
+            group,
+            output: Some(output),
+            heard,
+            folder,
+            limits: self.limits,
+            findings: Arc::clone(&self.findings),
+            next_id: 1,
+            deaf: None,
+        })
+    }
+}
+
+impl Driver {
+    /// Where it works, with its home.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) fn lives(&mut self) -> bool {
+        matches!(self.group.ended(), Ok(None))
+    }
+
+    pub(super) fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    pub(super) fn send(&self, message: &Value) {
+        if let Some(output) = &self.output {
+            // one that has gone is heard of
+            let _gone = output.send(format!("{message}\n").into_bytes());
+        }
+    }
+
+    /// The next message; `None`: there is none in time.
+    pub(super) fn hear(&mut self, within: Duration) -> Option<Heard> {
+        match self.heard.recv_timeout(within) {
+            Ok(heard) => {
+                if let Heard::End(Some(why)) = &heard {
+                    self.deaf = Some(why.clone());
+                }
+                Some(heard)
+            }
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Heard::End(None)),
+        }
+    }
+
+    /// Says `hello`, with further fields; what it answers.
+    pub(super) fn hello(&mut self, more: &Value) -> Result<Said, NoAnswer> {
+        let hello = json!({
+            "type": "hello",
+            "protocol": { "min": PROTOCOL, "max": PROTOCOL },
+            "engine": concat!("qpipe ", env!("CARGO_PKG_VERSION")),
+            "heartbeat_ms": u64::try_from(self.limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        });
+        self.send(&with(hello, more));
+        self.answer("hello", None, self.limits.hello)
+    }
+
+    /// Asks a question, an object with its `type`, under a new id; the answer, of type `answer`.
+    pub(super) fn ask(&mut self, question: &Value, answer: &str) -> Result<Said, NoAnswer> {
+        let id = self.id();
+        self.send(&with(question.clone(), &json!({ "id": id })));
+        self.answer(answer, Some(id), self.limits.answer)
+    }
+
+    fn answer(&mut self, answer: &str, id: Option<u64>, within: Duration) -> Result<Said, NoAnswer> {
+        let clock = Instant::now();
+        while let Some(left) = within.checked_sub(clock.elapsed()) {
+            let (said, flaw) = match self.hear(left) {
+                Some(Heard::Said { said, flaw }) => (said, flaw),
+                Some(Heard::End(_)) => return Err(NoAnswer::Lost(self.lost())),
+                None => continue,
+            };
+            match said.kind.as_str() {
+                "heartbeat" if id.is_some() => {}
+                "error" if said.id().is_none() || said.id() == id => {
+                    let text = |field| said.text(field).unwrap_or("?").to_owned();
+                    return match flaw {
+                        Some(flaw) => Err(NoAnswer::Wrong(flaw)),
+                        None => Err(NoAnswer::Error { class: text("class"), message: text("message") }),
+                    };
+                }
+                kind if kind != answer => {
+                    return Err(NoAnswer::Wrong(format!("it said `{kind}` where `{answer}` was due")));
+                }
+                kind if said.id() != id => {
+                    let found = said.value.get("id").map_or_else(|| "none".into(), Value::to_string);
+                    let id = id.unwrap_or_default();
+                    return Err(NoAnswer::Wrong(format!("its `{kind}` has the id {found}, not {id}")));
+                }
+                _ => return flaw.map_or(Ok(said), |flaw| Err(NoAnswer::Wrong(flaw))),
+            }
+        }
+        Err(NoAnswer::Silent { after: within })
+    }
+
+    /// How it ended, after it hung up; it is ended if it has not.
+    pub(super) fn lost(&mut self) -> String {
+        if let Some(why) = &self.deaf {
+            return format!("it cannot be listened to any longer: {why}");
+        }
+        let clock = Instant::now();
+        while clock.elapsed() < LAST_WORDS && self.lives() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let ended = if self.lives() { "it hung up without ending".into() } else { self.ending() };
+        let said = tail(&self.folder.path().join("stderr"));
+        if said.is_empty() { ended } else { format!("{ended}\n{said}") }
+    }
+
+    fn ending(&mut self) -> String {
+        let status = self.group.kill();
+        status.map_or_else(|_| "it ended".into(), |status| format!("it ended: {}", ending(status)))
+    }
+
+    /// Ends its standard input; whether it ends in time.
+    pub(super) fn close(&mut self, within: Duration) -> bool {
+        self.output = None;
+        let clock = Instant::now();
+        let mut listening = true;
+        while self.lives() {
+            if clock.elapsed() > within {
+                return false;
+            }
+            // one that nobody listens to could not end
+            match self.hear(TICK).filter(|_| listening) {
+                Some(Heard::End(_)) => listening = false,
+                None if !listening => std::thread::sleep(TICK),
+                _ => {}
+            }
+        }
+        // what it wrote last is still to be read
+        while listening && matches!(self.hear(LAST_WORDS), Some(Heard::Said { .. })) {}
+        true
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ended = self.group.kill();
+        let strays = strays::end(self.folder.path());
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).strays.extend(strays);
+    }
+}
+
+/// An object with the fields of another.
+pub(super) fn with(mut value: Value, more: &Value) -> Value {
+    if let (Value::Object(fields), Value::Object(more)) = (&mut value, more) {
+        fields.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    value
+}
+
+/// Reads until it hangs up, nobody listens, or it writes what has no end.
+fn listen(mut input: impl BufRead, sender: &SyncSender<Heard>, findings: &Shared) {
+    let (mut line, mut count) = (Vec::new(), 0);
+    let mut noise = |why: &str| {
+        findings.lock().unwrap_or_else(PoisonError::into_inner).noise.push(why.to_owned());
+        count += 1;
+        count < MAX_NOISE
+    };
+    loop {
+        let heard = match read_line(&mut input, &mut line) {
+            Ok(true) => match understood(&line) {
+                Ok(heard) => heard,
+                Err(why) if noise(&why) => continue,
+                Err(_) => Heard::End(Some(format!("{MAX_NOISE} lines are no messages"))),
+            },
+            Ok(false) => Heard::End(None),
+            Err(error) => {
+                noise(&error.to_string());
+                Heard::End(Some(error.to_string()))
+            }
+        };
+        let last = matches!(heard, Heard::End(_));
+        if sender.send(heard).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// The message of a line, or why it is none.
+fn understood(line: &[u8]) -> Result<Heard, String> {
+    if std::str::from_utf8(line).is_err() {
+        return Err(format!("a line is not UTF-8: `{}`", String::from_utf8_lossy(line).escape_debug()));
+    }
+    let flaw = match decode::<Reply>(line) {
+        Ok(_) => None,
+        Err(LineError::Malformed { name, reason }) => {
+            Some(format!("the message `{name}` is malformed: {reason}"))
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let value: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let kind = value.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    // an output may be named by its unit, in place of a path
+    let flaw = flaw.filter(|_| !(kind == "artifact" && value.get("unit").is_some_and(Value::is_string)));
+    Ok(Heard::Said { said: Said { kind, value }, flaw })
+}
