@@ -1,6 +1,7 @@
-"""Writes a Llama-shaped checkpoint of random bf16 weights: model.py FOLDER TOKENIZER.json [1b|8b]
+"""Writes a Llama-shaped checkpoint of random bf16 weights: model.py FOLDER TOKENIZER.json [1b|8b|biased]
 
-Speed does not depend on the values. 1b: Llama 3.2 1B (2.5 GB, embedding tied); 8b: Llama 3.1 8B (16 GB).
+Speed does not depend on the values. 1b: Llama 3.2 1B (2.5 GB, embedding tied); 8b: Llama 3.1 8B (16 GB); biased: a small one
+in the shape of Qwen2, whose queries, keys and values have biases.
 """
 import json
 import os
@@ -14,11 +15,15 @@ SHAPES = {
                num_key_value_heads=8, head_dim=64, vocab_size=128256, tie_word_embeddings=True),
     "8b": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
                num_key_value_heads=8, head_dim=128, vocab_size=128256, tie_word_embeddings=False),
+    "biased": dict(hidden_size=512, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=8,
+                   num_key_value_heads=2, head_dim=64, vocab_size=1024, tie_word_embeddings=True),
 }
 
 folder, tokenizer, shape = sys.argv[1], sys.argv[2], SHAPES[sys.argv[3] if len(sys.argv) > 3 else "1b"]
 os.makedirs(folder, exist_ok=True)
-config = dict(architectures=["LlamaForCausalLM"], model_type="llama", rms_norm_eps=1e-5, rope_theta=500000.0,
+biased = shape is SHAPES["biased"]
+kind = ["Qwen2ForCausalLM", "qwen2"] if biased else ["LlamaForCausalLM", "llama"]
+config = dict(architectures=kind[:1], model_type=kind[1], rms_norm_eps=1e-5, rope_theta=500000.0,
               max_position_embeddings=8192, bos_token_id=0, eos_token_id=0, torch_dtype="bfloat16",
               hidden_act="silu", **shape)
 json.dump(config, open(f"{folder}/config.json", "w"))
@@ -63,6 +68,8 @@ for first in range(0, shape["num_hidden_layers"], 8):
                            ("mlp.gate_proj", (inner, hidden)), ("mlp.up_proj", (inner, hidden)),
                            ("mlp.down_proj", (hidden, inner))]:
             tensors[f"{at}.{name}.weight"] = drawn(*size)
+            if biased and name[-6] in "qkv":
+                tensors[f"{at}.{name}.bias"] = drawn(size[0]) * 10
         tensors[f"{at}.input_layernorm.weight"] = ones()
         tensors[f"{at}.post_attention_layernorm.weight"] = ones()
     save(f"model-{first:02}.safetensors", tensors)

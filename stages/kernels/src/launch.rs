@@ -86,10 +86,19 @@ pub(crate) fn has_tensor_cores(client: &Client, dtype: Dtype) -> bool {
     })
 }
 
-/// A kernel's argument: `len` elements, a vector counting as one.
+/// A kernel's argument: `len` elements, a vector counting as one. In the kernel `.len()` is that of the whole buffer, which may
+/// be longer: only what a kernel fills to the end may be bounded by it.
 pub(crate) fn buffer(handle: &Handle, len: usize) -> BufferArg {
     // SAFETY: every caller computes the length from the shape that the handle was made for
     unsafe { BufferArg::from_raw_parts(handle.clone(), len) }
+}
+
+/// A bias `[out]` in f32 as an argument, and whether there is one; without it nothing is read.
+pub(crate) fn bias_of(bias: Option<&Handle>, out: usize, unread: &Handle) -> (BufferArg, bool) {
+    match bias {
+        Some(bias) => (buffer(bias, out), true),
+        None => (buffer(unread, 1), false),
+    }
 }
 
 /// Cubes of [`CUBE`] units for so many units; two dimensions where one would be longer than any device takes.

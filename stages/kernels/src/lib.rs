@@ -20,6 +20,7 @@
 //! | [`upload`] | bytes to the device, at the bus's speed | |
 //! | [`widen`] | rows with zeros after them, for kernels of whole vectors | |
 //! | [`log_softmax_at`] | log-likelihoods and the likeliest token of rows of logits | the model's scores |
+//! | [`fn@divergence`] | Kullback-Leibler divergence of two models' rows of logits | the model's scores |
 //!
 //! A program says first how it is [set up](set_up), and [opens](open) a device before it uses it, so that one can work while
 //! another [records](Recording).
@@ -68,7 +69,7 @@ pub use int8::{
 pub use launch::{Dtype, KernelError};
 pub use layer::{embed, rms_norm, swiglu};
 pub use recording::{Recording, open};
-pub use scores::{SCORES, log_softmax_at, pick_and_advance};
+pub use scores::{DIVERGENCE, SCORES, divergence, log_softmax_at, pick_and_advance};
 pub use setup::set_up;
 pub use tf32::{LEAST_GEMM_F32_ROWS, gemm_f32};
 pub use transfer::upload;

@@ -1,6 +1,7 @@
-//! Recording graphs while other devices work. While a thread records, CUDA refuses calls of others, such as for memory, unless
-//! their thread has said that it has nothing to do with it. cubecl's thread of every device says so here, before anything
-//! else; and none begins to work while another records.
+//! Recording graphs while other devices work. While a thread records, CUDA refuses calls of others, such as for memory or to
+//! wait for an event, and spoils the recording, unless their thread has said that it has nothing to do with it. Two kinds of
+//! threads make such calls, and say so here: cubecl's of every device, before anything else, and every thread that reads
+//! results. None begins to work while another records.
 #![allow(unsafe_code, reason = "a setting of the driver's")]
 
 use std::collections::HashSet;
@@ -27,29 +28,31 @@ impl Recording {
     }
 }
 
-/// Opens the device of this number, which `client` does, so that it can work while others record. To be called before its
-/// first use; the first call does it.
+/// Opens the device of this number, which `client` does, so that it and the calling thread can work while others record. Every
+/// thread that uses the device calls it before its first use; the first call opens.
 ///
 /// # Errors
 /// [`BlasError`] where the driver refuses.
 pub fn open(index: usize, client: impl FnOnce() -> Option<Client>) -> Result<(), BlasError> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let open = open.get_or_insert_default();
-    if open.contains(&index) {
+    if !open.contains(&index) {
+        let _nobody_records = RECORDING.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = client() {
+            with_context(&client, stand_apart)??;
+        }
+        open.insert(index);
+    }
+    stand_apart()
+}
+
+/// Says that what the calling thread does is no part of what others record.
+fn stand_apart() -> Result<(), BlasError> {
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    // SAFETY: exchanges a setting of this thread
+    let status = unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) };
+    if status == sys::CUresult::CUDA_SUCCESS {
         return Ok(());
     }
-    let _nobody_records = RECORDING.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some(client) = client() {
-        with_context(&client, || {
-            let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-            // SAFETY: exchanges a setting of this thread
-            let status = unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) };
-            if status == sys::CUresult::CUDA_SUCCESS {
-                return Ok(());
-            }
-            Err(BlasError::Status { function: "cuThreadExchangeStreamCaptureMode", status: status as i32 })
-        })??;
-    }
-    open.insert(index);
-    Ok(())
+    Err(BlasError::Status { function: "cuThreadExchangeStreamCaptureMode", status: status as i32 })
 }

@@ -62,6 +62,7 @@ fn parts(client: &Client, x: &Handle, [rows, inner]: [usize; 2], is_second: bool
                 CubeDim::new_1d(CUBE as u32),
                 buffer(x, vectors),
                 buffer(&made, 3 * vectors),
+                vectors,
                 inner / 4,
                 is_second,
             );
@@ -74,10 +75,11 @@ fn parts(client: &Client, x: &Handle, [rows, inner]: [usize; 2], is_second: bool
 fn split(
     x: &[Vector<f32, Const<4>>],
     parts: &mut [Vector<f32, Const<4>>],
+    len: usize,
     vectors: usize,
     #[comptime] is_second: bool,
 ) {
-    if ABSOLUTE_POS < x.len() {
+    if ABSOLUTE_POS < len {
         let (row, at) = (ABSOLUTE_POS / vectors, ABSOLUTE_POS % vectors);
         let value = x[ABSOLUTE_POS];
         let (mut high, mut low) = (Vector::<f32, Const<4>>::empty(), Vector::<f32, Const<4>>::empty());

@@ -3,10 +3,7 @@
 use half::{bf16, f16};
 use qpipe_codecs::{CodecError, FourBit, Packed4, Rounding, dequantize4, quantize4, quantize4_measured};
 
-use crate::vectors::{Case, Config, assert_same_bits, cases, finite_cases, rounded};
-
-/// Of the codes of FP4, how many may be one step off.
-const OFF_BY_ONE: f64 = 2e-4;
+use crate::vectors::{Case, Config, OFF_BY_ONE, assert_same_bits, cases, finite_cases, fp4_steps, rounded};
 
 fn each(mut check: impl FnMut(&Case, &Config, &str)) {
     for case in &finite_cases() {
@@ -138,16 +135,4 @@ fn zero_blocks_have_zero_bytes_and_restore_to_zeros() {
 fn packed(case: &Case, config: &Config) -> Option<Vec<u8>> {
     let key = config.key("packed");
     case.vectors.has(&key).then(|| case.vectors.u8(&key))
-}
-
-/// Per code, how many levels lie between the two; a different sign of the smallest magnitudes is one step.
-fn fp4_steps(ours: &[u8], theirs: &[u8]) -> Vec<i32> {
-    let codes = |bytes: &[u8]| bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(fp4_rank).collect::<Vec<_>>();
-    codes(ours).into_iter().zip(codes(theirs)).map(|(a, b)| (a - b).abs()).collect()
-}
-
-/// Position of a code among the ascending levels, both zeros counted.
-fn fp4_rank(code: u8) -> i32 {
-    let magnitude = [0, 1, 6, 7, 4, 5, 2, 3].iter().position(|&c| c == code & 7).unwrap() as i32;
-    if code < 8 { magnitude } else { -1 - magnitude }
 }

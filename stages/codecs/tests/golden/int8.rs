@@ -2,13 +2,11 @@
 
 use qpipe_codecs::{OutlierThreshold, Rounding, int8_linear, quantize_activations, quantize_int8};
 
-use crate::vectors::{Vectors, assert_same_bits};
+use crate::vectors::{OFF_BY_ONE, Vectors, assert_same_bits};
 
 const CASES: [&str; 3] = ["int8_plain_5x96x64", "int8_outlier_7x576x192", "int8_onerow_1x128x64"];
 const THRESHOLDS: [(&str, OutlierThreshold); 2] =
     [("t0", OutlierThreshold::Off), ("t6", OutlierThreshold::AtLeast(6.0))];
-/// Of the codes, how many may be one step off.
-const OFF_BY_ONE: f64 = 2e-4;
 
 fn each(mut check: impl FnMut(&Vectors, &str)) {
     for name in CASES {

@@ -7,6 +7,9 @@ use qpipe_codecs::{BlockSize, FourBit, Rounding, round_slice};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+/// Of the codes of FP4 and int8, how many may be one step off.
+pub(crate) const OFF_BY_ONE: f64 = 2e-4;
+
 /// A file in the golden folder.
 pub(crate) fn path(name: &str) -> PathBuf {
     PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
@@ -159,4 +162,16 @@ fn splitmix64(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// Per code, how many levels lie between the two; a different sign of the smallest magnitudes is one step.
+pub(crate) fn fp4_steps(ours: &[u8], theirs: &[u8]) -> Vec<i32> {
+    let codes = |bytes: &[u8]| bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(fp4_rank).collect::<Vec<_>>();
+    codes(ours).into_iter().zip(codes(theirs)).map(|(a, b)| (a - b).abs()).collect()
+}
+
+/// Position of a code among the ascending levels, both zeros counted.
+fn fp4_rank(code: u8) -> i32 {
+    let magnitude = [0, 1, 6, 7, 4, 5, 2, 3].iter().position(|&c| c == code & 7).unwrap() as i32;
+    if code < 8 { magnitude } else { -1 - magnitude }
 }

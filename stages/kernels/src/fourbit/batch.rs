@@ -18,7 +18,7 @@ use cubecl::server::Handle;
 use qpipe_codecs::FourBit;
 
 use super::{Packed4, code_bytes, fill_levels, scale_of};
-use crate::launch::{CUBE, Dtype, KernelError, PLANE, buffer, has_tensor_cores};
+use crate::launch::{CUBE, Dtype, KernelError, PLANE, bias_of, buffer, has_tensor_cores};
 
 /// Most rows of activations of one product.
 pub const MOST_BATCH_ROWS: usize = 64;
@@ -32,8 +32,8 @@ const CHUNK: usize = 64;
 /// Copies of the table of pairs, so that lanes seldom want the same bank.
 const COPIES: usize = 16;
 
-/// `x` `[rows, inner]` of `dtype` and a packed weight `[out, inner]` → `[rows, out]` of `result`. `inner` must be whole numbers
-/// of 64, blocks at least 64 long, `dtype` of 16 bits, `rows` at most [`MOST_BATCH_ROWS`].
+/// `x` `[rows, inner]` of `dtype`, a packed weight `[out, inner]` and a bias `[out]` in f32 → `[rows, out]` of `result`, rounded
+/// once, after the bias is added. `inner` must be whole numbers of 64, blocks at least 64 long, `dtype` of 16 bits, `rows` at most [`MOST_BATCH_ROWS`].
 ///
 /// # Errors
 /// [`KernelError`] for a shape that the kernel does not handle.
@@ -41,9 +41,9 @@ pub fn multiply4_batch(
     client: &Client,
     x: &Handle,
     weight: &Packed4,
+    bias: Option<&Handle>,
     [rows, out, inner]: [usize; 3],
-    dtype: Dtype,
-    result: Dtype,
+    [dtype, result]: [Dtype; 2],
 ) -> Result<Handle, KernelError> {
     let block = weight.format.block.get();
     if !inner.is_multiple_of(CHUNK) || inner == 0 || block < CHUNK {
@@ -65,6 +65,7 @@ pub fn multiply4_batch(
         let part = x.clone().offset_start((first * inner * dtype.size()) as u64);
         let to = y.clone().offset_start((first * out * result.size()) as u64);
         let (absmax, nested, group) = weight.scales();
+        let (bias, is_biased) = bias_of(bias, out, &weight.codes);
         // SAFETY: the kernel stays within the lengths of its buffers
         unsafe {
             multiply::launch_unchecked(
@@ -75,6 +76,7 @@ pub fn multiply4_batch(
                 buffer(&weight.codes, code_bytes(len) / 8),
                 absmax,
                 nested,
+                bias,
                 buffer(&to, here * out),
                 here,
                 out,
@@ -84,6 +86,7 @@ pub fn multiply4_batch(
                 weight.format.kind == FourBit::Fp4,
                 block / CHUNK,
                 group,
+                is_biased,
                 dtype.elem(),
                 result.elem(),
             );
@@ -98,6 +101,7 @@ fn multiply<F: Float, R: Float>(
     codes: &[Vector<u32, Const<2>>],
     absmax: &[f32],
     nested: &[u8],
+    bias: &[f32],
     y: &mut [R],
     rows: usize,
     out: usize,
@@ -107,6 +111,7 @@ fn multiply<F: Float, R: Float>(
     #[comptime] fp4: bool,
     #[comptime] chunks_per_block: usize,
     #[comptime] group: usize,
+    #[comptime] is_biased: bool,
     #[define(F)] _elem: ElemType,
     #[define(R)] _result: ElemType,
 ) {
@@ -245,6 +250,9 @@ fn multiply<F: Float, R: Float>(
         }
         let (row, output) = (i / OUTPUTS, first + i % OUTPUTS);
         if row < rows && output < out {
+            if comptime!(is_biased) {
+                total += bias[output];
+            }
             y[row * out + output] = R::cast_from(total);
         }
         i += CUBE;

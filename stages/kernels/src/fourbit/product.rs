@@ -18,13 +18,13 @@ use qpipe_codecs::FourBit;
 
 use super::{PAIR_COPIES, Packed4, code_bytes, fill_levels, fill_pairs, levels, levels_by_pairs, scale_of};
 use crate::lanes::{eight, vectors};
-use crate::launch::{CUBE, Dtype, KernelError, PLANE, buffer, cubes};
+use crate::launch::{CUBE, Dtype, KernelError, PLANE, bias_of, buffer, cubes};
 
 /// Most rows of activations of one product.
 pub const MOST_ROWS: usize = 8;
 
-/// `x` `[rows, inner]` of `dtype` and a packed weight `[out, inner]` → `[rows, out]` of `result`. `inner` must be whole numbers
-/// of 32, `rows` at most [`MOST_ROWS`].
+/// `x` `[rows, inner]` of `dtype`, a packed weight `[out, inner]` and a bias `[out]` in f32 → `[rows, out]` of `result`, rounded
+/// once, after the bias is added. `inner` must be whole numbers of 32, `rows` at most [`MOST_ROWS`].
 ///
 /// # Errors
 /// [`KernelError`] for a shape that the kernel does not handle.
@@ -32,11 +32,11 @@ pub fn multiply4(
     client: &Client,
     x: &Handle,
     weight: &Packed4,
+    bias: Option<&Handle>,
     shape: [usize; 3],
-    dtype: Dtype,
-    result: Dtype,
+    [dtype, result]: [Dtype; 2],
 ) -> Result<Handle, KernelError> {
-    multiply4_tiled(client, x, weight, shape, [dtype, result], Tiling::of(shape))
+    multiply4_tiled(client, x, weight, bias, shape, [dtype, result], Tiling::of(shape))
 }
 
 /// How a product is cut.
@@ -85,6 +85,7 @@ pub fn multiply4_tiled(
     client: &Client,
     x: &Handle,
     weight: &Packed4,
+    bias: Option<&Handle>,
     [rows, out, inner]: [usize; 3],
     [dtype, result]: [Dtype; 2],
     Tiling { outputs, split, pairs }: Tiling,
@@ -101,6 +102,7 @@ pub fn multiply4_tiled(
     }
     let len = out * inner;
     let (absmax, nested, group) = weight.scales();
+    let (bias, is_biased) = bias_of(bias, out, &weight.codes);
     // SAFETY: the kernel stays within the lengths of its buffers
     unsafe {
         multiply::launch_unchecked(
@@ -111,6 +113,7 @@ pub fn multiply4_tiled(
             buffer(&weight.codes, code_bytes(len) / 16),
             absmax,
             nested,
+            bias,
             buffer(&y, rows * out),
             out,
             inner / 32,
@@ -122,6 +125,7 @@ pub fn multiply4_tiled(
             weight.format.kind == FourBit::Fp4,
             weight.format.block.get() / 32,
             group,
+            is_biased,
             dtype,
             result.elem(),
         );
@@ -135,6 +139,7 @@ fn multiply<F: Float>(
     codes: &[Vector<u32, Const<4>>],
     absmax: &[f32],
     nested: &[u8],
+    bias: &[f32],
     y: &mut [F],
     out: usize,
     chunks: usize,
@@ -146,6 +151,7 @@ fn multiply<F: Float>(
     #[comptime] fp4: bool,
     #[comptime] chunks_per_block: usize,
     #[comptime] group: usize,
+    #[comptime] is_biased: bool,
     #[comptime] dtype: Dtype,
     #[define(F)] _elem: ElemType,
 ) {
@@ -232,6 +238,9 @@ fn multiply<F: Float>(
         }
         let row = (CUBE_POS * comptime!(planes / split) + group) * outputs + i % outputs;
         if row < out {
+            if comptime!(is_biased) {
+                total += bias[row];
+            }
             y[i / outputs * out + row] = F::cast_from(total);
         }
     }

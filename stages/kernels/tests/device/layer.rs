@@ -2,8 +2,8 @@
 
 use cubecl::client::Client;
 use qpipe_kernels::{
-    Cache, Dtype, Heads, SCORES, attend, embed, log_softmax_at, multiply_dense, pick_and_advance, rms_norm,
-    rotate_and_store, swiglu,
+    Cache, DIVERGENCE, Dtype, Heads, SCORES, attend, divergence, embed, log_softmax_at, multiply_dense,
+    pick_and_advance, rms_norm, rotate_and_store, swiglu,
 };
 
 use super::{DTYPES, Draws, client, download, rounded, upload};
@@ -99,12 +99,19 @@ fn dense_products_add_in_f32() {
                 let pairs = x[r * inner..][..inner].iter().zip(&w[o * inner..][..inner]);
                 pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
             };
+            let bias = drawn(out, 8, Dtype::F32);
+            let bias_on = upload(&client, &bias, Dtype::F32);
             let expected: Vec<f64> = (0..rows * out).map(|i| dot(i / out, i % out)).collect();
+            let biased: Vec<f64> =
+                expected.iter().enumerate().map(|(i, y)| y + f64::from(bias[i % out])).collect();
             for result in [dtype, Dtype::F32] {
                 let (x, w) = (upload(&client, &x, dtype), upload(&client, &w, dtype));
-                let got = multiply_dense(&client, &x, &w, [rows, out, inner], dtype, result).unwrap();
-                let got = download(&client, &got, rows * out, result);
-                close(&got, &expected, result, 1e-5, &format!("{rows}x{out}x{inner}"));
+                for (bias, expected) in [(None, &expected), (Some(&bias_on), &biased)] {
+                    let shape = [rows, out, inner];
+                    let got = multiply_dense(&client, &x, &w, bias, shape, [dtype, result]).unwrap();
+                    let got = download(&client, &got, rows * out, result);
+                    close(&got, expected, result, 1e-5, &format!("{shape:?}, biased {}", bias.is_some()));
+                }
             }
         }
     }
@@ -286,6 +293,46 @@ fn read_ids(client: &Client, handle: &cubecl::server::Handle, len: usize) -> Vec
     bytes.as_chunks::<4>().0.iter().take(len).map(|b| u32::from_le_bytes(*b)).collect()
 }
 
+/// Against the same sums in f64.
+#[test]
+fn divergences_are_those_of_the_distributions() {
+    let Some(client) = client("divergences_are_those_of_the_distributions") else { return };
+    for [rows, vocabulary] in [[1, 2], [5, 1001], [3, 49_152]] {
+        let base = drawn(rows * vocabulary, 21, Dtype::F32);
+        let noise = drawn(rows * vocabulary, 22, Dtype::F32);
+        let mut variant: Vec<f32> = base.iter().zip(&noise).map(|(b, n)| b + n * 0.1 + 3.0).collect();
+        let mut base = base;
+        // the first row is the same, but for what is added to all of it; in the last a token is ruled out by both
+        variant[..vocabulary].copy_from_slice(&base[..vocabulary]);
+        variant[..vocabulary].iter_mut().for_each(|logit| *logit += 8.0);
+        let last = rows * vocabulary - 1;
+        if rows > 1 {
+            (base[last], variant[last]) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        }
+        let on = |values: &[f32]| upload(&client, values, Dtype::F32);
+        let got = divergence(&client, &on(&base), &on(&variant), [rows, vocabulary]);
+        let got = download(&client, &got, rows * DIVERGENCE, Dtype::F32);
+        for (r, (p, q)) in base.chunks(vocabulary).zip(variant.chunks(vocabulary)).enumerate() {
+            let log = |row: &[f32]| {
+                let largest = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+                let sum: f64 = row.iter().map(|v| f64::from(v - largest).exp()).sum();
+                row.iter().map(|v| f64::from(*v) - f64::from(largest) - sum.ln()).collect::<Vec<_>>()
+            };
+            let (p_log, q_log) = (log(p), log(q));
+            let terms = p_log.iter().zip(&q_log).filter(|(p, _)| p.exp() > 0.0);
+            let kl: f64 = terms.map(|(p, q)| p.exp() * (p - q)).sum();
+            let case = format!("row {r} of {rows}x{vocabulary}: {} {kl}", got[r * 2]);
+            assert!((f64::from(got[r * 2]) - kl).abs() < 3e-6, "{case}");
+            let place = |row: &[f32]| {
+                let largest = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+                row.iter().position(|v| *v == largest)
+            };
+            let agree = if place(p) == place(q) { 1.0 } else { 0.0 };
+            assert_eq!(got[r * 2 + 1], agree, "{case}");
+        }
+    }
+}
+
 #[test]
 fn the_likeliest_token_is_picked_and_the_position_advances() {
     let Some(client) = client("the_likeliest_token_is_picked_and_the_position_advances") else { return };
@@ -389,7 +436,8 @@ fn figures_of_what_is_between() {
         if rows == 1 {
             let weights: Vec<_> = (0..8).map(|_| empty(14336 * 4096, 2)).collect();
             let t = super::timed(&client, 8, |i| {
-                drop(multiply_dense(&client, &x, &weights[i], [1, 14336, 4096], dtype, dtype).unwrap());
+                let shape = [1, 14336, 4096];
+                drop(multiply_dense(&client, &x, &weights[i], None, shape, [dtype; 2]).unwrap());
             });
             super::told("dense product 1x14336x4096", t, 14336 * 4096 * 2);
         }

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stderr, reason = "figures and what is skipped")]
 
 mod blas;
+mod golden;
 mod int8;
 mod layer;
 mod transfer;
@@ -290,7 +291,11 @@ fn products_are_those_of_the_restored_weights() {
                     let packed = if is_nested { double_quantize4(&client, &packed, 0.07) } else { packed };
                     let restored =
                         download(&client, &dequantize4(&client, &packed, Dtype::F32), w.len(), Dtype::F32);
+                    let bias = weights(out, kind);
+                    let bias_on = upload(&client, &bias, Dtype::F32);
                     for rows in [1, 2, 5, 8] {
+                        // half of them with a bias
+                        let is_biased = (rows + block as usize / 64) % 2 == 0;
                         let mut draws = Draws(rows as u64);
                         let x: Vec<f32> = (0..rows * inner).map(|_| draws.normal()).collect();
                         let x = rounded(&x, dtype);
@@ -298,8 +303,9 @@ fn products_are_those_of_the_restored_weights() {
                         let on = upload(&client, &x, dtype);
                         let products = [false, true].map(|pairs| {
                             let tiling = Tiling { pairs, ..Tiling::of(shape) };
-                            let y =
-                                multiply4_tiled(&client, &on, &packed, shape, [dtype; 2], tiling).unwrap();
+                            let bias = is_biased.then_some(&bias_on);
+                            let y = multiply4_tiled(&client, &on, &packed, bias, shape, [dtype; 2], tiling)
+                                .unwrap();
                             download(&client, &y, rows * out, dtype)
                         });
                         assert_eq!(products[0], products[1], "one by one and in pairs");
@@ -308,6 +314,7 @@ fn products_are_those_of_the_restored_weights() {
                             let pairs =
                                 || x[row * inner..][..inner].iter().zip(&restored[column * inner..][..inner]);
                             let exact: f64 = pairs().map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                            let exact = exact + if is_biased { f64::from(bias[column]) } else { 0.0 };
                             let scale: f64 = pairs().map(|(a, b)| f64::from(a * b).abs()).sum();
                             let half_ulp = [0.0, 2f64.powi(-11), 2f64.powi(-8)][dtype as usize];
                             let allowed = exact.abs() * half_ulp + scale * 2e-6 + 1e-7;
@@ -344,16 +351,22 @@ fn products_of_a_batch_are_those_of_the_rounded_levels() {
                         f64::from(levels[usize::from(code)]) * f64::from(stored.absmax[i / block as usize])
                     })
                     .collect();
+                let bias = weights(out, kind);
+                let bias_on = upload(&client, &bias, Dtype::F32);
                 for rows in [1, 7, 8, 16, 27, 33, 64] {
                     let x = rounded(&weights(rows * inner, kind), dtype);
                     let shape = [rows, out, inner];
                     let on = upload(&client, &x, dtype);
-                    let y = multiply4_batch(&client, &on, &packed, shape, dtype, dtype).unwrap();
+                    // half of them with a bias
+                    let is_biased = rows % 2 == 1;
+                    let given = is_biased.then_some(&bias_on);
+                    let y = multiply4_batch(&client, &on, &packed, given, shape, [dtype; 2]).unwrap();
                     for (i, got) in download(&client, &y, rows * out, dtype).iter().enumerate() {
                         let (row, column) = (i / out, i % out);
                         let pairs =
                             || x[row * inner..][..inner].iter().zip(&restored[column * inner..][..inner]);
                         let exact: f64 = pairs().map(|(a, b)| f64::from(*a) * b).sum();
+                        let exact = exact + if is_biased { f64::from(bias[column]) } else { 0.0 };
                         let scale: f64 = pairs().map(|(a, b)| (f64::from(*a) * b).abs()).sum();
                         let half_ulp = [0.0, 2f64.powi(-11), 2f64.powi(-8)][dtype as usize];
                         let allowed = exact.abs() * half_ulp + scale * 2e-6 + 1e-7;
@@ -425,7 +438,7 @@ fn figures() {
             let x = upload(&client, &weights(rows * inner, FourBit::Nf4), Dtype::Bf16);
             let shape = [rows, out, inner];
             let t = timed(&client, copies, |i| {
-                drop(multiply4(&client, &x, &packed[i], shape, Dtype::Bf16, Dtype::Bf16).unwrap());
+                drop(multiply4(&client, &x, &packed[i], None, shape, [Dtype::Bf16; 2]).unwrap());
             });
             told(&format!("nf4 product {rows}x{out}x{inner}"), t, stored);
         }
@@ -436,7 +449,7 @@ fn figures() {
             let shape = [rows, out, inner];
             let product = if rows == 1 { multiply4 } else { multiply4_batch };
             let t = timed(&client, copies, |i| {
-                drop(product(&client, &x, &nested[i], shape, Dtype::Bf16, Dtype::Bf16).unwrap());
+                drop(product(&client, &x, &nested[i], None, shape, [Dtype::Bf16; 2]).unwrap());
             });
             told(&format!("nf4 product, double quantization, {rows}x{out}x{inner}"), t, len / 2 + len / 64);
         }
@@ -444,7 +457,7 @@ fn figures() {
             let x = upload(&client, &weights(rows * inner, FourBit::Nf4), Dtype::Bf16);
             let shape = [rows, out, inner];
             let t = timed(&client, copies, |i| {
-                drop(multiply4_batch(&client, &x, &packed[i], shape, Dtype::Bf16, Dtype::Bf16).unwrap());
+                drop(multiply4_batch(&client, &x, &packed[i], None, shape, [Dtype::Bf16; 2]).unwrap());
             });
             told(&format!("nf4 product of a batch {rows}x{out}x{inner}"), t, stored);
         }
@@ -470,7 +483,7 @@ fn tilings() {
                     let (shape, tiling) = ([rows, out, inner], Tiling { outputs, split, pairs });
                     let t = timed(&client, copies, |i| {
                         drop(
-                            multiply4_tiled(&client, &x, &packed[i], shape, [Dtype::Bf16; 2], tiling)
+                            multiply4_tiled(&client, &x, &packed[i], None, shape, [Dtype::Bf16; 2], tiling)
                                 .unwrap(),
                         );
                     });
