@@ -26,6 +26,8 @@ pub enum DeviceError {
     Absent { name: String, why: CudaAbsence },
     #[error("device `cuda:{index}` is not available: the last CUDA device is `cuda:{}`", found - 1)]
     Beyond { index: usize, found: usize },
+    #[error("device `cuda:{index}` cannot be opened: {reason}")]
+    Refused { index: usize, reason: String },
 }
 
 impl ComputeDevice {
@@ -52,28 +54,40 @@ impl ComputeDevice {
         }
     }
 
-    /// The burn device.
+    /// The burn device. Of a GPU, each thread [opens](Self::open) it first.
     pub fn device(self) -> Device {
         match self {
             Self::Cpu => Device::flex(),
             #[cfg(feature = "cuda")]
-            Self::Cuda(index) => {
-                let device = Device::cuda(index);
-                crate::model::open_on_cuda(index, &device);
-                device
-            }
+            Self::Cuda(index) => Device::cuda(index),
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => unreachable!("`resolve` gives no CUDA device in a build without the feature"),
         }
     }
 
-    /// Does what computes on the device. That a GPU's memory is exhausted, which burn tells by panicking where a result is
+    /// Has a GPU work for the calling thread.
+    ///
+    /// # Errors
+    /// [`DeviceError::Refused`] where its driver does not.
+    pub fn open(self) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(index) => crate::model::open_on_cuda(index, &self.device())
+                .map_err(|error| DeviceError::Refused { index, reason: error.to_string() }),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => unreachable!("`resolve` gives no CUDA device in a build without the feature"),
+        }
+    }
+
+    /// Does what computes on the device, which is open then. That a GPU's memory is exhausted, which burn tells by panicking where a result is
     /// read, is an error; models that were kept there make room first, and `work` is done once more. Afterwards the device
     /// has back what nobody uses.
     pub(crate) fn computing<T>(self, work: impl Fn() -> Result<T, StageError>) -> Result<T, StageError> {
         if self == Self::Cpu {
             return work();
         }
+        self.open().map_err(|e| StageError::Device(e.to_string()))?;
         let make_room = || {
             let was_kept = residency::release(self);
             self.device().memory_cleanup();
@@ -131,8 +145,8 @@ fn refused_bytes(panic: &(dyn Any + Send)) -> Option<u64> {
 fn cuda_numerics() -> &'static str {
     static NUMERICS: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     NUMERICS.get_or_init(|| match qpipe_kernels::cublaslt() {
-        Ok((version, _)) => format!("burn-cuda-0.22.1/kernels-3/cublaslt-{version}/f32"),
-        Err(_) => "burn-cuda-0.22.1/kernels-3/f32".to_owned(),
+        Ok((version, _)) => format!("burn-cuda-0.22.1/kernels-4/cublaslt-{version}/f32"),
+        Err(_) => "burn-cuda-0.22.1/kernels-4/f32".to_owned(),
     })
 }
 

@@ -249,6 +249,23 @@ impl Linear {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Linear {
+    /// The product and a bias `[out]` in one kernel, on CUDA, rounded to `result`; `None` where there is none for both.
+    pub(super) fn biased_on_cuda(
+        &self,
+        x: &Tensor<2>,
+        bias: &Tensor<1>,
+        result: ComputeDtype,
+    ) -> Option<Tensor<2>> {
+        match self {
+            Self::Dense(Matrix::Tensor(weight)) => super::on_cuda::multiply_biased(x, weight, bias, result),
+            Self::Resident(weight) => weight.biased(x, bias, result),
+            Self::Dense(Matrix::Host { .. }) | Self::Packed(_) => None,
+        }
+    }
+}
+
 impl Matrix {
     /// `x`: `[tokens, columns]` → `[tokens, rows]`: the product with the transposed matrix; on CUDA in `result`.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "elsewhere all tensors are f32"))]

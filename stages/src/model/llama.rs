@@ -311,6 +311,13 @@ impl Llama {
     }
 
     fn linear(&self, projection: &Projection, x: Tensor<2>) -> Tensor<2> {
+        #[cfg(feature = "cuda")]
+        if self.place == Place::Cuda
+            && let Some(bias) = &projection.bias
+            && let Some(y) = projection.linear.biased_on_cuda(&x, bias, self.compute)
+        {
+            return y;
+        }
         // a bias is added before the result is rounded
         let result = if projection.bias.is_some() { ComputeDtype::F32 } else { self.compute };
         let y = projection.linear.forward(x, self.compute, self.place, result);

@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use qpipe_codecs::{DoubleQuantized, NESTED_BLOCK, OutlierThreshold};
 use qpipe_formats::{DType as StoredDtype, LlamaConfig, TensorView};
 use qpipe_kernels::{
-    self as kernels, Cache, Codes, Dtype, Format4, Gemm, Heads, KernelError, LEAST_GEMM_F32_ROWS,
+    self as kernels, Cache, Codes, DIVERGENCE, Dtype, Format4, Gemm, Heads, KernelError, LEAST_GEMM_F32_ROWS,
     MOST_BATCH_ROWS, MOST_ROWS, Operands, Packed4, SCORES, Widened,
 };
 use rayon::prelude::*;
@@ -36,11 +36,9 @@ pub(super) fn supports(config: &LlamaConfig) -> bool {
     of_8 && config.head_dim.is_multiple_of(32) && (1..=LARGEST_HEAD).contains(&config.head_dim)
 }
 
-/// Opens a GPU before its first use.
-pub(crate) fn open(index: usize, device: &Device) {
-    if let Err(error) = kernels::open(index, || Gpu::of(device).map(|gpu| gpu.client)) {
-        panic!("cuda:{index} cannot be opened: {error}");
-    }
+/// Opens a GPU for the calling thread, before its first use.
+pub(crate) fn open(index: usize, device: &Device) -> Result<(), kernels::BlasError> {
+    kernels::open(index, || Gpu::of(device).map(|gpu| gpu.client))
 }
 
 /// Whether a device is a GPU that the kernels run on.
@@ -158,6 +156,32 @@ pub(crate) fn dense<const D: usize>(
     Some(gpu.tensor(gpu.upload(&[&bytes]), shape, to))
 }
 
+/// `x · Wᵀ` and a bias `[out]` in f32, for so few rows that a kernel of ours makes it; rounded to `result` after the bias is
+/// added.
+pub(super) fn multiply_biased(
+    x: &Tensor<2>,
+    weight: &Tensor<2>,
+    bias: &Tensor<1>,
+    result: ComputeDtype,
+) -> Option<Tensor<2>> {
+    let ([rows, inner], [out, _], dtype) = (x.dims(), weight.dims(), stored(result));
+    if !(1..=MOST_ROWS).contains(&rows) {
+        return None;
+    }
+    let (x, weight, bias) = (buffer(x.clone()), buffer(weight.clone()), buffer(bias.clone()));
+    let dtypes = [kernel_dtype(x.dtype), kernel_dtype(dtype)];
+    let shape = [rows, out, inner];
+    let y = qpipe_kernels::multiply_dense(
+        &x.client,
+        &x.handle,
+        &weight.handle,
+        Some(&bias.handle),
+        shape,
+        dtypes,
+    );
+    Some(Gpu::of_tensor(&x).tensor(y.ok()?, [rows, out], dtype))
+}
+
 /// `x · Wᵀ`: `[rows, inner]` and `[out, inner]` of one dtype → `[rows, out]` of `result`. Few rows are our kernel's, many are
 /// cuBLASLt's, and burn's where that is not installed, by a fixed choice of kernel.
 pub(super) fn multiply(x: Tensor<2>, weight: Tensor<2>, result: ComputeDtype) -> Tensor<2> {
@@ -169,7 +193,8 @@ pub(super) fn multiply(x: Tensor<2>, weight: Tensor<2>, result: ComputeDtype) ->
     let (gpu, shape) = (Gpu::of_tensor(&x), [rows, out, inner]);
     let (from, to) = (kernel_dtype(x.dtype), kernel_dtype(dtype));
     if rows <= MOST_ROWS
-        && let Ok(y) = qpipe_kernels::multiply_dense(&x.client, &x.handle, &weight.handle, shape, from, to)
+        && let Ok(y) =
+            qpipe_kernels::multiply_dense(&x.client, &x.handle, &weight.handle, None, shape, [from, to])
     {
         return gpu.tensor(y, [rows, out], dtype);
     }
@@ -342,6 +367,22 @@ impl Scores<'_> {
     }
 }
 
+/// Divergences of `variant` from `base`, both logits `[rows, vocabulary]` in f32: of each row in nats, and whether both hold
+/// the same token likeliest.
+pub(super) fn divergences(base: Tensor<2>, variant: Tensor<2>) -> Vec<(f32, bool)> {
+    let shape = base.dims();
+    let (base, variant) = (buffer(base), buffer(variant));
+    let found = qpipe_kernels::divergence(&base.client, &base.handle, &variant.handle, shape);
+    let bytes = match base.client.read_one(found) {
+        Ok(bytes) => bytes,
+        Err(error) => panic!("the device failed: {error}"),
+    };
+    let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let rows = values.as_chunks::<DIVERGENCE>().0.iter().take(shape[0]);
+    // rounding can leave equal distributions a hair below nothing
+    rows.map(|[kl, agrees]| (if *kl < 0.0 { 0.0 } else { *kl }, *agrees != 0.0)).collect()
+}
+
 /// The product with an int8 weight whose codes `[out, inner]` and `scb` lie in the device's memory: `[rows, inner]` →
 /// `[rows, out]` of `result`. `None` for a shape that the kernels do not handle.
 pub(super) fn int8(
@@ -474,22 +515,34 @@ impl Four {
 
     /// `x`: `[rows, inner]` → `[rows, out]` of `result`.
     pub(super) fn forward(&self, x: Tensor<2>, [out, inner]: [usize; 2], result: ComputeDtype) -> Tensor<2> {
-        let (rows, from, to) = (x.dims()[0], x.dtype(), stored(result));
-        if (1..=MOST_BATCH_ROWS).contains(&rows) {
-            let x = buffer(x.clone());
-            let (shape, (from, to_kernel)) = ([rows, out, inner], (kernel_dtype(from), kernel_dtype(to)));
-            let client = &self.place.client;
-            let given = (client, &x.handle, &self.packed);
-            let one_by_one = || qpipe_kernels::multiply4(given.0, given.1, given.2, shape, from, to_kernel);
-            let on_tensor_cores =
-                || qpipe_kernels::multiply4_batch(given.0, given.1, given.2, shape, from, to_kernel);
-            // as measured: tensor cores take no longer for 8 rows than for 1, and longer than the other way does for 2
-            let y = if rows <= 2 { one_by_one() } else { on_tensor_cores().or_else(|_| one_by_one()) };
-            if let Ok(y) = y {
-                return self.place.tensor(y, [rows, out], to);
-            }
+        if let Some(y) = self.on_packed(&x, None, [out, inner], result) {
+            return y;
         }
+        let from = x.dtype();
         let restored = qpipe_kernels::dequantize4(&self.place.client, &self.packed, kernel_dtype(from));
         multiply(x, self.place.tensor(restored, [out, inner], from), result)
+    }
+
+    /// The same, and a bias `[out]` in f32, on the packed bytes; `None` for more rows than that is good for.
+    pub(super) fn on_packed(
+        &self,
+        x: &Tensor<2>,
+        bias: Option<&Tensor<1>>,
+        [out, inner]: [usize; 2],
+        result: ComputeDtype,
+    ) -> Option<Tensor<2>> {
+        let (rows, to) = (x.dims()[0], stored(result));
+        if !(1..=MOST_BATCH_ROWS).contains(&rows) {
+            return None;
+        }
+        let (x, bias) = (buffer(x.clone()), bias.cloned().map(buffer));
+        let (shape, dtypes) = ([rows, out, inner], [kernel_dtype(x.dtype), kernel_dtype(to)]);
+        let (client, bias) = (&self.place.client, bias.as_ref().map(|bias| &bias.handle));
+        let one_by_one = || qpipe_kernels::multiply4(client, &x.handle, &self.packed, bias, shape, dtypes);
+        let on_tensor_cores =
+            || qpipe_kernels::multiply4_batch(client, &x.handle, &self.packed, bias, shape, dtypes);
+        // as measured: tensor cores take no longer for 8 rows than for 1, and longer than the other way does for 2
+        let y = if rows <= 2 { one_by_one() } else { on_tensor_cores().or_else(|_| one_by_one()) };
+        Some(self.place.tensor(y.ok()?, [rows, out], to))
     }
 }

@@ -123,6 +123,15 @@ impl Resident {
         }
     }
 
+    /// The same and a bias `[out]`, rounded to `result` once both are added; `None` where no kernel does both at once.
+    #[cfg(feature = "cuda")]
+    pub(super) fn biased(&self, x: &Tensor<2>, bias: &Tensor<1>, result: ComputeDtype) -> Option<Tensor<2>> {
+        match &self.codes {
+            Codes::Four(weight) => weight.on_packed(x, Some(bias), [self.out, self.inner], result),
+            Codes::Int8 { .. } => None,
+        }
+    }
+
     fn int8(x: Tensor<2>, weight: &Int8Weight, product: Int8Product, compute: ComputeDtype) -> Tensor<2> {
         match product {
             Int8Product::LlmInt8(threshold) => llm_int8::product(x, weight, threshold, compute),

@@ -1,6 +1,7 @@
 //! How far one model's next-token distributions are from another's, at the same positions. Both models run batch by
 //! batch; of their logits only a block of rows exists at a time.
 
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::plan::{Plan, distinct_inputs};
@@ -34,11 +35,9 @@ pub fn divergences<E>(
         let scored = scored_rows(&batch);
         let hidden = [base, variant].map(|model| hidden_rows(model, &batch, &scored));
         for (i, owners) in scored.owners.chunks(step).enumerate() {
-            let [p, q] = [(base, &hidden[0]), (variant, &hidden[1])].map(|(model, hidden)| {
-                host_values(model.logits(hidden.clone().narrow(0, i * step, owners.len())))
-            });
-            let rows = p.par_chunks(vocabulary).zip(q.par_chunks(vocabulary));
-            let compared: Vec<(f32, bool)> = rows.map(|(p, q)| compare(p, q)).collect();
+            let [p, q] = [(base, &hidden[0]), (variant, &hidden[1])]
+                .map(|(model, hidden)| model.logits(hidden.clone().narrow(0, i * step, owners.len())));
+            let compared = compared(base, p, q);
             for (owner, (kl, agreed)) in owners.iter().zip(compared) {
                 all[*owner].kl.push(kl);
                 all[*owner].agreed += usize::from(agreed);
@@ -48,6 +47,18 @@ pub fn divergences<E>(
         after_batch(done, inputs.len())?;
     }
     Ok(all)
+}
+
+/// Every row of logits `[rows, vocabulary]` compared.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a GPU compares by itself"))]
+fn compared(base: &Llama, p: Tensor<2>, q: Tensor<2>) -> Vec<(f32, bool)> {
+    #[cfg(feature = "cuda")]
+    if base.gpu().is_some() {
+        return crate::model::on_cuda::divergences(p, q);
+    }
+    let [_, vocabulary] = p.dims();
+    let (p, q) = (host_values(p), host_values(q));
+    p.par_chunks(vocabulary).zip(q.par_chunks(vocabulary)).map(|(p, q)| compare(p, q)).collect()
 }
 
 /// `Σ p (ln p − ln q)` of two rows of logits, and whether their largest values stand at the same place.
