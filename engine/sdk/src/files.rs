@@ -11,8 +11,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use qpipe_cache::{Digest, Store, StoreError};
-use qpipe_sdk::{Artifact, ArtifactKind, StageError};
 use serde::{Deserialize, Serialize};
+
+use crate::error::StageError;
+use crate::spec::ArtifactKind;
+use crate::stage::Artifact;
 
 const FORMAT: &str = "qpipe-files";
 const VERSION: u32 = 1;
@@ -98,6 +101,23 @@ impl Files {
         for (name, path) in outputs {
             let found = resolve(folder, name, path)?;
             files.outputs.insert(name.to_owned(), collector.output(name, &found)?);
+        }
+        Ok(files)
+    }
+
+    /// Of outputs that are one text each.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn of_texts<'a>(
+        store: &Store,
+        outputs: impl IntoIterator<Item = (&'a str, String)>,
+    ) -> Result<Self, FilesError> {
+        let mut files = Self { format: FORMAT.into(), version: VERSION, outputs: BTreeMap::new() };
+        for (name, text) in outputs {
+            let digest = store.put_bytes(text.as_bytes())?;
+            let entry = FileEntry { digest, bytes: text.len() as u64, executable: false };
+            files.outputs.insert(name.to_owned(), Output::File(entry));
         }
         Ok(files)
     }
@@ -202,7 +222,10 @@ fn make_folder(path: &Path) -> Result<(), FilesError> {
 }
 
 /// The real place of an output. A link on the way may only lead to somewhere else within the folder.
-pub(super) fn resolve(folder: &Path, name: &str, path: &str) -> Result<PathBuf, FilesError> {
+///
+/// # Errors
+/// [`FilesError::Outside`] and [`FilesError::Missing`].
+pub fn resolve(folder: &Path, name: &str, path: &str) -> Result<PathBuf, FilesError> {
     let outside = || FilesError::Outside { name: name.to_owned(), path: path.to_owned() };
     let relative: PathBuf = Path::new(path).components().filter(|part| *part != Component::CurDir).collect();
     if !is_inside(&relative) {

@@ -17,7 +17,6 @@
 
 mod document;
 pub mod error;
-pub mod files;
 pub mod isolate;
 pub mod launch;
 pub mod machine;
@@ -26,6 +25,8 @@ pub mod process;
 mod request;
 pub mod scratch;
 pub mod session;
+
+pub use qpipe_sdk::files;
 
 pub use error::WorkerError;
 pub use isolate::{Isolated, isolate};
