@@ -26,7 +26,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("qpipe", &["qpipe-cache", "qpipe-sdk", "qpipe-engine", "qpipe-stages"]),
         ("qpipe-stage-wordstats", &["qpipe-sdk"]),
         ("qpipe-tests", &[]),
-        ("qpipe-bench", &["qpipe", "qpipe-cache", "qpipe-sdk", "qpipe-formats", "qpipe-stages"]),
+        ("qpipe-bench", &["qpipe", "qpipe-cache", "qpipe-sdk", "qpipe-formats", "qpipe-stages", "qpipe-stage-wordstats"]),
     ])
 }
 
