@@ -32,6 +32,8 @@ pub mod spec;
 pub mod stage;
 pub mod value;
 
+pub use qpipe_cache as cache;
+
 pub use error::{ErrorClass, StageError};
 pub use event::{Cancel, EventSink, StageEvent};
 pub use intern::{intern, intern_all};

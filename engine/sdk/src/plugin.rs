@@ -11,12 +11,18 @@
 //! into the context's store is what the engine gets. The store is the job's own, in its scratch folder. Units
 //! ([`Context::unit`](crate::Context::unit)) survive a kill.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use qpipe_cache::Store;
+
 use crate::protocol::{self, ServeError, transport};
-use crate::stage::{Stage, StageRegistry};
+use crate::error::StageError;
+use crate::event::Cancel;
+use crate::stage::{Context, Outcome, SourceData, Stage, StageRegistry};
+use crate::value::Params;
 
 /// Serves stages to the engine that started this program, until it ends the conversation. What the program prints goes to the
 /// log: standard output is the protocol's. Arguments are the program's own.
@@ -34,6 +40,28 @@ pub fn main(stages: Vec<Box<dyn Stage>>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a stage that has no inputs without an engine, over a store: for its tests. Defaults are filled in, files are linked.
+///
+/// # Errors
+/// Rules that the parameters break, and what the stage fails with.
+pub fn run_alone(stage: &dyn Stage, given: &Params, store: &Store) -> Result<Outcome, StageError> {
+    let params = stage.spec().schema.effective(given);
+    if let Some((path, problem)) = stage.check(&params).first() {
+        return Err(StageError::Config(format!("`{path}`: {problem}")));
+    }
+    let mut sources = BTreeMap::new();
+    for source in stage.sources(&params)? {
+        let digest = match source.data {
+            SourceData::File(path) => store.link_file(&path)?,
+            SourceData::Embedded(bytes) => store.put_bytes(bytes)?,
+        };
+        sources.insert(source.name, digest);
+    }
+    let (inputs, cancel) = (BTreeMap::new(), Cancel::default());
+    let (params, inputs, sources) = (&params, &inputs, &sources);
+    stage.run(&Context { params, inputs, sources, store, events: &(), cancel: &cancel, device: "cpu", doc: None })
 }
 
 fn serve(registry: &StageRegistry, worker: &str) -> Result<(), PluginError> {
