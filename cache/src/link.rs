@@ -132,6 +132,17 @@ impl Store {
         Ok(digest)
     }
 
+    /// As [`Self::link_file`] on the word of whoever hashed the file: it is not read. For a store that goes away with the
+    /// process that opened it, of content that somebody else answers for.
+    ///
+    /// # Errors
+    /// Those of [`Self::link_file`].
+    pub fn adopt_file(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
+        let real = fs::canonicalize(path).map_err(StoreError::reading("resolve", path))?;
+        let real = real.to_str().ok_or_else(|| StoreError::NotUtf8 { path: path.to_owned() })?;
+        self.add_place(*digest, Place::stat(real)?)
+    }
+
     /// The digest of a file that this process linked, if both the file and the link are as they were.
     fn linked_before(&self, path: &Path) -> Option<Digest> {
         let known = self.linked().known.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()?;

@@ -24,8 +24,12 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("qpipe-stages", &["qpipe-cache", "qpipe-sdk", "qpipe-formats", "qpipe-codecs", "qpipe-kernels"]),
         ("qpipe-recipe", &["qpipe-stages", "qpipe-formats", "qpipe-smallworld"]),
         ("qpipe", &["qpipe-cache", "qpipe-sdk", "qpipe-engine", "qpipe-stages"]),
+        ("qpipe-stage-wordstats", &["qpipe-sdk"]),
         ("qpipe-tests", &[]),
-        ("qpipe-bench", &["qpipe", "qpipe-cache", "qpipe-sdk", "qpipe-formats", "qpipe-stages"]),
+        (
+            "qpipe-bench",
+            &["qpipe", "qpipe-cache", "qpipe-sdk", "qpipe-formats", "qpipe-stages", "qpipe-stage-wordstats"],
+        ),
     ])
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use qpipe_cache::ActionRecord;
 use serde::{Deserialize, Serialize};
 
 /// An event of one running stage.
@@ -20,6 +21,9 @@ pub enum StageEvent {
 /// Where stage events go. Must not fail: losing an event must not fail a stage.
 pub trait EventSink: Sync {
     fn emit(&self, event: StageEvent);
+
+    /// A unit's work was committed; its [`StageEvent::Unit`] follows.
+    fn kept(&self, _name: &str, _record: &ActionRecord) {}
 }
 
 /// A sink for tests and tools that have no reader.

@@ -11,16 +11,20 @@
 //! | [`stage`] | the [`Stage`] trait, its [`Context`] and [`Outcome`] |
 //! | [`metric`] | [`Metric`]: one measured number with unit, count and spread |
 //! | [`event`] | what a running stage tells: progress, units, logs; and the request to stop |
+//! | [`files`] | the `files` artifact: named files and folders |
 //! | [`generation`] | what a stage that generates text leaves for people |
 //! | [`resources`] | what a stage needs while it runs: a GPU, memory, the machine for itself |
 //! | [`protocol`] | `qstage/1`: stages in processes of their own |
+//! | [`plugin`] | one line that makes stages a program of their own |
 //! | [`error`] | [`StageError`] and its classes |
 
 pub mod error;
 pub mod event;
+pub mod files;
 pub mod generation;
 mod intern;
 pub mod metric;
+pub mod plugin;
 pub mod protocol;
 pub mod resources;
 pub mod schema;
@@ -28,10 +32,13 @@ pub mod spec;
 pub mod stage;
 pub mod value;
 
+pub use qpipe_cache as cache;
+
 pub use error::{ErrorClass, StageError};
 pub use event::{Cancel, EventSink, StageEvent};
 pub use intern::{intern, intern_all};
 pub use metric::{Better, Metric, Paired};
+pub use protocol::OutputFile;
 pub use resources::{GpuNeed, Resources};
 pub use schema::{Applies, KeyedChoice, Names, NodeForm, NodeSpec, ParamSpec, ParamType, Schema};
 pub use spec::{ArtifactKind, Determinism, PortSpec, StageSpec};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::StageError;
 use crate::event::{Cancel, EventSink, StageEvent};
 use crate::metric::Metric;
+use crate::protocol::OutputFile;
 use crate::resources::Resources;
 use crate::spec::{ArtifactKind, StageSpec};
 use crate::value::Params;
@@ -60,6 +61,11 @@ pub enum SourceData {
 /// A stage type.
 pub trait Stage: Send + Sync {
     fn spec(&self) -> &StageSpec;
+
+    /// The named outputs, of a stage whose artifact is of the kind [`ArtifactKind::FILES`].
+    fn files(&self) -> Vec<OutputFile> {
+        Vec::new()
+    }
 
     /// Rules that one parameter alone cannot state (`exactly one of path, embedded`). Each message names the
     /// dotted path it is about.
@@ -198,6 +204,7 @@ impl Context<'_> {
         let output = work()?;
         let record = self.unit_record(doc, output, started_unix_ms, clock.elapsed().as_millis() as u64)?;
         self.store.commit(&record)?;
+        self.events.kept(name, &record);
         self.unit_done(name, false);
         Ok(record)
     }

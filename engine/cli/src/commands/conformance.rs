@@ -35,7 +35,7 @@ pub(super) fn test(
     args: &PluginTestArgs,
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
-    let machine = study::machine();
+    let machine = crate::machine::machine();
     // a path that a shell completed is relative to it
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let (program, rest) =

@@ -26,7 +26,6 @@
 mod content;
 pub(crate) mod document;
 pub mod error;
-pub mod files;
 pub mod isolate;
 pub mod job;
 pub mod launch;
@@ -43,6 +42,8 @@ pub mod search;
 pub mod session;
 mod streams;
 pub mod units;
+
+pub use qpipe_sdk::files;
 
 pub use content::{PluginDigest, PluginDigestError};
 pub use error::WorkerError;

@@ -201,6 +201,10 @@ impl Stage for PluginStage {
         &self.described.spec
     }
 
+    fn files(&self) -> Vec<OutputFile> {
+        self.described.files.clone()
+    }
+
     fn check(&self, params: &Params) -> Vec<(String, String)> {
         match self.keyed(params) {
             Ok(keyed) => keyed.problems.into_iter().map(|problem| (problem.path, problem.message)).collect(),

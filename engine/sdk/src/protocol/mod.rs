@@ -8,12 +8,14 @@
 //! | [`wire`] | parameters and numbers as JSON |
 //! | [`line`] | one bounded line ↔ one message |
 //! | [`transport`] | a conversation in two files, where standard streams do not reach |
+//! | `host` | a job in a plugin's process, with a store of its own |
 //! | [`serve`] | the worker's side: any [`crate::Stage`] of a registry over a pair of streams |
 //!
 //! Two rules make old and new speak to each other: a field that is not known is ignored, a message that is not known
 //! is refused.
 
 pub mod describe;
+mod host;
 pub mod line;
 pub mod message;
 pub mod serve;
@@ -25,7 +27,7 @@ pub use line::{LineError, MAX_LINE, decode, encode, read_line};
 pub use message::{
     Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest, Versions, WireBlob, WireInput,
 };
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, serve, serve_plugin};
 pub use wire::{WireError, WireMetric, WireParams};
 
 /// The version of the protocol.

@@ -1,8 +1,9 @@
 //! The worker's side: any stage of a registry, served over a pair of streams. One thread reads requests, one runs the
 //! job, one sends heartbeats, so that `cancel` is heard and life is shown whatever a stage is doing.
 //!
-//! Such a worker is the engine's own program: it opens the engine's store, commits units and results there by itself,
-//! and answers `done` with the artifact (capability `store`).
+//! A worker of the engine's own program opens the engine's store, commits units and results there by itself, and answers
+//! `done` with the artifact (capability `store`). A plugin's has a store of its own for each job (`host`), and announces
+//! what is in it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -13,16 +14,18 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::Duration;
 
-use qpipe_cache::{Digest, Store};
+use qpipe_cache::{ActionRecord, Digest, Store};
 
-use super::describe::StageDescription;
+use super::describe::{KeyedBy, StageDescription};
+use super::host::Host;
 use super::line::{LineError, decode, encode, read_line};
 use super::message::{Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest};
 use super::wire::{WireMetric, params_from_json};
 use super::{MINOR, PROTOCOL, WireParams};
 use crate::error::StageError;
 use crate::event::{Cancel, EventSink, StageEvent};
-use crate::spec::ArtifactKind;
+use crate::resources::Resources;
+use crate::spec::{ArtifactKind, Determinism};
 use crate::stage::{Artifact, Context, Outcome, SourceData, Stage, StageRegistry};
 
 /// Why a worker stopped serving.
@@ -36,21 +39,59 @@ pub enum ServeError {
     Version { min: u32, max: u32 },
 }
 
-const CAPABILITIES: [Capability; 4] =
-    [Capability::Key, Capability::Cancel, Capability::Heartbeat, Capability::Store];
+/// Whose worker it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Engine,
+    Plugin,
+}
 
-/// Serves until the engine closes `input`. `worker`: program and version, for logs.
+impl Owner {
+    fn capabilities(self) -> [Capability; 5] {
+        let [key, cancel, heartbeat] = [Capability::Key, Capability::Cancel, Capability::Heartbeat];
+        match self {
+            // an estimate is the engine's own there
+            Self::Engine => [key, cancel, heartbeat, Capability::Store, Capability::Store],
+            Self::Plugin => [key, cancel, heartbeat, Capability::Resume, Capability::Estimate],
+        }
+    }
+}
+
+/// Serves the stages of a plugin until the engine ends the conversation. `worker`: program and version, for logs.
+///
+/// # Errors
+/// [`ServeError`] when the engine does not keep to the protocol; it is told so before.
+pub fn serve_plugin(
+    registry: &StageRegistry,
+    worker: &str,
+    input: impl BufRead,
+    output: impl Write + Send,
+) -> Result<(), ServeError> {
+    serve_as(Owner::Plugin, registry, worker, input, output)
+}
+
+/// Serves the engine's own stages until it closes `input`. `worker`: program and version, for logs.
 ///
 /// # Errors
 /// [`ServeError`] when the engine does not keep to the protocol; it is told so before.
 pub fn serve(
     registry: &StageRegistry,
     worker: &str,
+    input: impl BufRead,
+    output: impl Write + Send,
+) -> Result<(), ServeError> {
+    serve_as(Owner::Engine, registry, worker, input, output)
+}
+
+fn serve_as(
+    owner: Owner,
+    registry: &StageRegistry,
+    worker: &str,
     mut input: impl BufRead,
     output: impl Write + Send,
 ) -> Result<(), ServeError> {
-    let server =
-        Server { registry, output: Mutex::new(output), job: Mutex::new(None), store: Mutex::new(None) };
+    let (output, job, store) = (Mutex::new(output), Mutex::new(None), Mutex::new(None));
+    let server = Server { owner, registry, output, job, store };
     let interval = match server.greet(worker, &mut input) {
         Ok(interval) => interval,
         Err(error) => return Err(server.refuse(error)),
@@ -71,6 +112,7 @@ pub fn serve(
 }
 
 struct Server<'r, W> {
+    owner: Owner,
     registry: &'r StageRegistry,
     output: Mutex<W>,
     /// The job that runs.
@@ -108,7 +150,9 @@ impl<W: Write + Send> Server<'_, W> {
         if !(protocol.min..=protocol.max).contains(&PROTOCOL) {
             return Err(ServeError::Version { min: protocol.min, max: protocol.max });
         }
-        let capabilities = CAPABILITIES.iter().map(|known| known.word().to_owned()).collect();
+        let mut capabilities: Vec<String> =
+            self.owner.capabilities().iter().map(|known| known.word().to_owned()).collect();
+        capabilities.dedup();
         let worker = worker.to_owned();
         self.send(&Reply::Hello { protocol: PROTOCOL, minor: MINOR, worker, capabilities });
         Ok(Duration::from_millis(heartbeat_ms.max(1)))
@@ -125,9 +169,7 @@ impl<W: Write + Send> Server<'_, W> {
                 Request::Hello { .. } => return Err(ServeError::NoHello),
                 Request::Describe { id } => self.describe(id),
                 Request::Key { id, stage, params } => self.key(id, &stage, &params),
-                Request::Estimate { id, .. } => {
-                    self.fail(id, FailureClass::Bug, "this worker cannot estimate".into());
-                }
+                Request::Estimate { id, stage, params } => self.estimate(id, &stage, &params),
                 Request::Cancel { id } => self.cancel(Some(id)),
                 Request::Run(request) => self.start(scope, request),
                 Request::Heartbeat => {}
@@ -139,8 +181,36 @@ impl<W: Write + Send> Server<'_, W> {
 
     fn describe(&self, id: u64) {
         let stages = self.registry.kinds().filter_map(|kind| self.registry.get(kind));
-        let stages = stages.map(|stage| StageDescription::of(stage.spec())).collect();
+        let stages = stages.map(|stage| self.described(stage)).collect();
         self.send(&Reply::Description { id, stages, sources: None });
+    }
+
+    fn described(&self, stage: &dyn Stage) -> StageDescription {
+        let mut told = StageDescription::of(stage.spec());
+        if self.owner == Owner::Plugin {
+            told.output.files = stage.files();
+            // where equal inputs give equal bytes everywhere, no machine enters the key
+            let is_exact = stage.spec().determinism == Determinism::Exact;
+            told.keyed_by = Some(if is_exact { KeyedBy::Params } else { KeyedBy::Machine });
+        }
+        told
+    }
+
+    fn estimate(&self, id: u64, stage: &str, params: &WireParams) {
+        let resources = || {
+            let stage = self.stage(stage)?;
+            let params = params_from_json(&stage.spec().schema, params).map_err(StageError::config)?;
+            Ok::<_, StageError>(stage.resources(&params, 0))
+        };
+        match resources() {
+            Ok(Resources { memory, .. }) => self.send(&Reply::Estimated {
+                id,
+                seconds: None,
+                host_bytes: Some(memory),
+                device_bytes: None,
+            }),
+            Err(error) => self.report(id, &error),
+        }
     }
 
     fn key(&self, id: u64, stage: &str, params: &WireParams) {
@@ -158,6 +228,10 @@ impl<W: Write + Send> Server<'_, W> {
         let mut sources = BTreeMap::new();
         // what breaks a rule may not be readable
         for source in if problems.is_empty() { stage.sources(&params)? } else { Vec::new() } {
+            // a file among the parameters needs no telling
+            if self.owner == Owner::Plugin && params.file(&source.name).is_some() {
+                continue;
+            }
             let SourceData::File(path) = source.data else {
                 let message = format!("the source `{}` is inside the program", source.name);
                 return Err(StageError::Bug(message));
@@ -202,21 +276,31 @@ impl<W: Write + Send> Server<'_, W> {
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let id = request.id;
         match result {
-            Ok(outcome) => {
+            Ok((outcome, announced)) => {
+                announced.iter().for_each(|output| self.send(output));
                 for metric in &outcome.metrics {
                     self.send(&Reply::Metric { id, metric: WireMetric::from(metric) });
                 }
-                self.send(&Reply::Done { id, artifact: Some(outcome.artifact) });
+                let artifact = Some(outcome.artifact).filter(|_| self.owner == Owner::Engine);
+                self.send(&Reply::Done { id, artifact });
             }
             Err(error) => self.report(id, &error),
         }
     }
 
-    fn run(&self, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, StageError> {
+    /// Does a job. From a plugin, what it made comes as announcements too.
+    fn run(&self, request: &RunRequest, cancel: &Cancel) -> Result<(Outcome, Vec<Reply>), StageError> {
         let stage = self.stage(&request.stage)?;
         let params = params_from_json(&stage.spec().schema, &request.params).map_err(StageError::bug)?;
+        let host = match self.owner {
+            Owner::Engine => None,
+            Owner::Plugin => Some(Host::open(request)?),
+        };
         let no_store = || StageError::Bug("this worker needs the path of the store".into());
-        let store = self.store(Path::new(request.store.as_deref().ok_or_else(no_store)?))?;
+        let store = match &host {
+            Some(host) => host.store.clone(),
+            None => self.store(Path::new(request.store.as_deref().ok_or_else(no_store)?))?,
+        };
         let inputs = request.inputs.iter().map(|(port, input)| {
             let refs = input.refs.iter().map(|blob| blob.digest).collect();
             let artifact =
@@ -230,12 +314,14 @@ impl<W: Write + Send> Server<'_, W> {
             inputs: &inputs.collect(),
             sources: &sources,
             store: &store,
-            events: &Events { server: self, id: request.id },
+            events: &Events { server: self, id: request.id, host: host.as_ref() },
             cancel,
             device: &request.device,
             doc: None,
         };
-        stage.run(&ctx)
+        let outcome = stage.run(&ctx)?;
+        let announced = host.map(|host| host.outputs(request.id, &outcome.artifact)).transpose()?;
+        Ok((outcome, announced.unwrap_or_default()))
     }
 
     fn store(&self, root: &Path) -> Result<Store, StageError> {
@@ -266,6 +352,7 @@ impl<W: Write + Send> Server<'_, W> {
 struct Events<'a, 'r, W> {
     server: &'a Server<'r, W>,
     id: u64,
+    host: Option<&'a Host>,
 }
 
 impl<W: Write + Send> EventSink for Events<'_, '_, W> {
@@ -273,8 +360,20 @@ impl<W: Write + Send> EventSink for Events<'_, '_, W> {
         let id = self.id;
         self.server.send(&match event {
             StageEvent::Progress { done, total, what } => Reply::Progress { id, done, total, what },
+            // what was kept has been told with its file
+            StageEvent::Unit { cached: false, .. } if self.host.is_some() => return,
             StageEvent::Unit { name, cached } => Reply::Checkpoint { id, name, cached, path: None },
             StageEvent::Log { message } => Reply::Log { id, message },
+        });
+    }
+
+    fn kept(&self, name: &str, record: &ActionRecord) {
+        let Some(host) = self.host else { return };
+        let id = self.id;
+        self.server.send(&match host.keep(name, record) {
+            Ok((name, path)) => Reply::Checkpoint { id, name, cached: false, path: Some(path) },
+            // the work is done all the same, and will be done again after a kill
+            Err(error) => Reply::Log { id, message: format!("unit `{name}` cannot be kept: {error}") },
         });
     }
 }

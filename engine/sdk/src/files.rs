@@ -11,8 +11,11 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use qpipe_cache::{Digest, Store, StoreError};
-use qpipe_sdk::{Artifact, ArtifactKind, StageError};
 use serde::{Deserialize, Serialize};
+
+use crate::error::StageError;
+use crate::spec::ArtifactKind;
+use crate::stage::Artifact;
 
 const FORMAT: &str = "qpipe-files";
 const VERSION: u32 = 1;
@@ -115,6 +118,23 @@ impl Files {
         Ok(files)
     }
 
+    /// Of outputs that are one text each.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn of_texts<'a>(
+        store: &Store,
+        outputs: impl IntoIterator<Item = (&'a str, String)>,
+    ) -> Result<Self, FilesError> {
+        let mut files = Self { format: FORMAT.into(), version: VERSION, outputs: BTreeMap::new() };
+        for (name, text) in outputs {
+            let digest = store.put_bytes(text.as_bytes())?;
+            let entry = FileEntry { digest, bytes: text.len() as u64, executable: false };
+            files.outputs.insert(name.to_owned(), Output::File(entry));
+        }
+        Ok(files)
+    }
+
     /// Stores the document; the artifact of it.
     pub fn commit(&self, store: &Store) -> Result<Artifact, StageError> {
         let text = serde_json::to_vec(self).map_err(StageError::bug)?;
@@ -200,7 +220,7 @@ pub fn store_file(store: &Store, path: &Path) -> Result<(Digest, u64), StoreErro
 
 /// Stores the content of a file that somebody else may still have in hand: only of a file, and only if it stays as it is.
 /// `go_on` is asked from time to time.
-pub(super) fn keep_file(
+pub fn keep_file(
     store: &Store,
     name: &str,
     path: &Path,
@@ -251,7 +271,10 @@ fn make_folder(path: &Path) -> Result<(), FilesError> {
 }
 
 /// The real place of an output. A link on the way may only lead to somewhere else within the folder.
-pub(crate) fn resolve(folder: &Path, name: &str, path: &str) -> Result<PathBuf, FilesError> {
+///
+/// # Errors
+/// [`FilesError::Outside`] and [`FilesError::Missing`].
+pub fn resolve(folder: &Path, name: &str, path: &str) -> Result<PathBuf, FilesError> {
     let outside = || FilesError::Outside { name: name.to_owned(), path: path.to_owned() };
     let relative: PathBuf = Path::new(path).components().filter(|part| *part != Component::CurDir).collect();
     if !is_inside(&relative) {

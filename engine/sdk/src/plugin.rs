@@ -1,0 +1,94 @@
+//! Stages as a program of their own, which a manifest names in a `plugin` line.
+//!
+//! ```no_run
+//! # fn stages() -> Vec<Box<dyn qpipe_sdk::Stage>> { Vec::new() }
+//! fn main() -> std::process::ExitCode {
+//!     qpipe_sdk::plugin::main(stages())
+//! }
+//! ```
+//!
+//! A stage there is written as one of the engine's: it reads what its [`Context`](crate::Context) hands it, and what it puts
+//! into the context's store is what the engine gets. The store is the job's own, in its scratch folder. Units
+//! ([`Context::unit`](crate::Context::unit)) survive a kill.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use qpipe_cache::Store;
+
+use crate::error::StageError;
+use crate::event::Cancel;
+use crate::protocol::{self, ServeError, transport};
+use crate::stage::{Context, Outcome, SourceData, Stage, StageRegistry};
+use crate::value::Params;
+
+/// Serves stages to the engine that started this program, until it ends the conversation. What the program prints goes to the
+/// log: standard output is the protocol's. Arguments are the program's own.
+#[must_use]
+pub fn main(stages: Vec<Box<dyn Stage>>) -> ExitCode {
+    let registry = stages.into_iter().fold(StageRegistry::default(), StageRegistry::with);
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let worker = format!("{name}, qpipe-sdk {}", env!("CARGO_PKG_VERSION"));
+    match serve(&registry, &worker) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use io::Write;
+            let _nobody_reads = writeln!(io::stderr(), "{worker}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a stage that has no inputs without an engine, over a store: for its tests. Defaults are filled in, files are linked.
+///
+/// # Errors
+/// Rules that the parameters break, and what the stage fails with.
+pub fn run_alone(stage: &dyn Stage, given: &Params, store: &Store) -> Result<Outcome, StageError> {
+    let params = stage.spec().schema.effective(given);
+    if let Some((path, problem)) = stage.check(&params).first() {
+        return Err(StageError::Config(format!("`{path}`: {problem}")));
+    }
+    let mut sources = BTreeMap::new();
+    for source in stage.sources(&params)? {
+        let digest = match source.data {
+            SourceData::File(path) => store.link_file(&path)?,
+            SourceData::Embedded(bytes) => store.put_bytes(bytes)?,
+        };
+        sources.insert(source.name, digest);
+    }
+    let (inputs, cancel) = (BTreeMap::new(), Cancel::default());
+    let (params, inputs, sources) = (&params, &inputs, &sources);
+    stage.run(&Context {
+        params,
+        inputs,
+        sources,
+        store,
+        events: &(),
+        cancel: &cancel,
+        device: "cpu",
+        doc: None,
+    })
+}
+
+fn serve(registry: &StageRegistry, worker: &str) -> Result<(), PluginError> {
+    if let Some(folder) = std::env::var_os(transport::FOLDER) {
+        let (input, output) = transport::worker_ends(Path::new(&folder), transport::PATIENCE);
+        return Ok(protocol::serve_plugin(registry, worker, input, output)?);
+    }
+    // whatever prints must not stand among the messages
+    let output = rustix::io::dup(io::stdout()).map_err(io::Error::from)?;
+    rustix::stdio::dup2_stdout(io::stderr()).map_err(io::Error::from)?;
+    Ok(protocol::serve_plugin(registry, worker, io::stdin().lock(), std::fs::File::from(output))?)
+}
+
+/// Why a plugin's program ends.
+#[derive(Debug, thiserror::Error)]
+enum PluginError {
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("standard output cannot be kept for messages: {0}")]
+    Streams(#[from] io::Error),
+}
