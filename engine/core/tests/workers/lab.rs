@@ -30,9 +30,10 @@ impl Lab {
         }
         let dir = tempfile::tempdir().unwrap();
         let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"));
-        for name in ["faulty.py", "steps.py", "talk.py"] {
+        for name in ["faulty.py", "steps.py", "talk.py", "layers.py"] {
             fs::copy(root.join("tests/plugins").join(name), dir.path().join(name)).unwrap();
         }
+        fs::copy(root.join("../sdk/python/qpipe_stage.py"), dir.path().join("qpipe_stage.py")).unwrap();
         let lab = Self::at(dir.path());
         Some(Self { _owned: Some(dir), ..lab })
     }

@@ -9,6 +9,7 @@ mod python;
 mod hows;
 
 mod hostile;
+mod kit;
 mod lab;
 mod over_files;
 mod units;
