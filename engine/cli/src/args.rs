@@ -85,9 +85,16 @@ pub enum Command {
     Cache(CacheCommand),
 }
 
+/// What a plugin is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    Python,
+    Rust,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
-    /// Write a plugin in Python that works, with its test, a study that uses it, and the kit.
+    /// Write a plugin that works, with its test and a study that uses it; in Python with the kit.
     New {
         /// The stage type's name, and the program's.
         #[arg(value_parser = stage_name)]
@@ -95,6 +102,12 @@ pub enum PluginCommand {
         /// Where its files go.
         #[arg(default_value = ".")]
         dir: PathBuf,
+        /// The language.
+        #[arg(long, value_enum, default_value_t = Language::Python)]
+        lang: Language,
+        /// For Rust: the folder of the crate `qpipe-sdk`. [default: `engine/sdk` of the checkout around the current folder]
+        #[arg(long, value_name = "DIR")]
+        sdk: Option<PathBuf>,
     },
     /// List the plugins of a study, of the folders of plugins and of the search path.
     Ls {

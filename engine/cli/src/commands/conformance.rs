@@ -11,7 +11,6 @@ use qpipe_engine::run::{self, RunOptions};
 use qpipe_engine::worker::Limits;
 use qpipe_sdk::{Artifact, ArtifactKind, StageRegistry};
 
-use super::study;
 use crate::args::PluginTestArgs;
 use crate::error::CliError;
 use crate::exit::Exit;

@@ -1,6 +1,6 @@
 //! `qpipe plugin`: writes a plugin to begin with, lists those that there are, and has one tested.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qpipe_engine::inventory::{self, PluginEntry};
 use qpipe_engine::manifest::read_plugins;
@@ -10,7 +10,7 @@ use qpipe_sdk::StageRegistry;
 use super::conformance;
 use super::init::write_files;
 use super::study::{self, Text};
-use crate::args::{PluginCommand, StudyArgs};
+use crate::args::{Language, PluginCommand, StudyArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::machine::machine;
@@ -21,13 +21,22 @@ const NAME: &str = "NAME";
 /// The same as Python takes it for the name of a module.
 const MODULE: &str = "MODULE";
 
+/// The folder of the crate that a plugin in Rust depends on.
+const SDK: &str = "SDK";
+
 /// Where each file goes, and its text.
-const FILES: [(&str, &str); 5] = [
+const PYTHON: [(&str, &str); 5] = [
     ("NAME.py", include_str!("../templates/plugin/plugin.py")),
     ("test_MODULE.py", include_str!("../templates/plugin/test.py")),
     ("NAME.kdl", include_str!("../templates/plugin/study.kdl")),
     ("text.txt", include_str!("../templates/plugin/text.txt")),
     ("qpipe_stage.py", include_str!("../../../sdk/python/qpipe_stage.py")),
+];
+const RUST: [(&str, &str); 4] = [
+    ("Cargo.toml", include_str!("../templates/plugin-rust/Cargo.toml.txt")),
+    ("src/main.rs", include_str!("../templates/plugin-rust/main.rs")),
+    ("NAME.kdl", include_str!("../templates/plugin-rust/study.kdl")),
+    ("text.txt", include_str!("../templates/plugin/text.txt")),
 ];
 
 pub(super) fn plugin(
@@ -37,7 +46,10 @@ pub(super) fn plugin(
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
     match command {
-        PluginCommand::New { name, dir } => new(name, dir, printer),
+        PluginCommand::New { name, dir, lang: Language::Python, .. } => new(name, dir, printer),
+        PluginCommand::New { name, dir, lang: Language::Rust, sdk } => {
+            new_in_rust(name, dir, sdk.as_deref(), printer)
+        }
         PluginCommand::Ls { study, json } => ls(store, study.as_deref(), *json, printer),
         PluginCommand::Test(args) => conformance::test(registry, args, printer),
     }
@@ -93,19 +105,45 @@ fn shown(path: &Path) -> String {
 }
 
 fn new(name: &str, dir: &Path, printer: &mut Printer) -> Result<Exit, CliError> {
-    write(name, dir)?;
+    write(&PYTHON, name, "", dir)?;
     let place = |file: &str| dir.join(file.replace(NAME, name)).display().to_string();
     printer.human(&format!("wrote   {}, its test, a study and the kit", place("NAME.py")));
     printer.human(&format!("hint: `qpipe run {}`", place("NAME.kdl")));
     Ok(Exit::Ok)
 }
 
-fn write(name: &str, dir: &Path) -> Result<(), CliError> {
-    let filled = |(path, text): (&str, &str)| {
-        let text = if path == "qpipe_stage.py" { text.to_owned() } else { text.replace(NAME, name) };
+fn new_in_rust(name: &str, dir: &Path, sdk: Option<&Path>, printer: &mut Printer) -> Result<Exit, CliError> {
+    let sdk = find_sdk(sdk)?;
+    write(&RUST, name, &sdk.display().to_string(), dir)?;
+    let place = |file: &str| dir.join(file.replace(NAME, name)).display().to_string();
+    printer.human(&format!("wrote   {}, its test and a study", place("src/main.rs")));
+    let (manifest, study) = (place("Cargo.toml"), place("NAME.kdl"));
+    printer.human(&format!("hint: `cargo build --release --manifest-path {manifest} && qpipe run {study}`"));
+    Ok(Exit::Ok)
+}
+
+/// The folder of `qpipe-sdk`: the one that is given, or that of the checkout around the current folder.
+fn find_sdk(given: Option<&Path>) -> Result<PathBuf, CliError> {
+    let is_sdk = |folder: &PathBuf| {
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+        manifest.lines().any(|line| line == "name = \"qpipe-sdk\"")
+    };
+    let here = std::env::current_dir().unwrap_or_default();
+    let candidates: Vec<PathBuf> = match given {
+        Some(folder) => vec![here.join(folder)],
+        None => here.ancestors().map(|folder| folder.join("engine/sdk")).collect(),
+    };
+    let found = candidates.into_iter().find(is_sdk).and_then(|folder| folder.canonicalize().ok());
+    found.ok_or_else(|| CliError::NoSdk { looked: given.map(Path::to_owned) })
+}
+
+fn write(files: &[(&str, &str)], name: &str, sdk: &str, dir: &Path) -> Result<(), CliError> {
+    let filled = |(path, text): &(&str, &str)| {
+        let is_kit = *path == "qpipe_stage.py";
+        let text = if is_kit { (*text).to_owned() } else { text.replace(NAME, name).replace(SDK, sdk) };
         (path.replace(NAME, name).replace(MODULE, &name.replace('-', "_")), text)
     };
-    let files: Vec<(String, String)> = FILES.into_iter().map(filled).collect();
+    let files: Vec<(String, String)> = files.iter().map(filled).collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     write_files(&files, dir)
 }

@@ -161,3 +161,7 @@ fn name_blobs(value: &mut Value, fresh: &BTreeSet<Digest>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;
