@@ -1,7 +1,8 @@
-//! Plugins on the Python kit, as a reader of `docs/plugins.md` and a user of `pipelines/prune.kdl` meets them.
+//! Plugins, in Python and in Rust, as a reader of `docs/plugins.md` and a user of `pipelines/prune.kdl` meets them.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -134,6 +135,53 @@ fn the_peer_agrees_or_says_what_it_lacks() {
         assert!(told.contains("this stage needs torch, transformers and"), "{told}");
         assert!(nll("none", "ours") > 0.0, "what does not need the peer goes on");
     }
+}
+
+/// The shipped stage type in Rust, found on the search path by its name.
+#[test]
+fn a_stage_in_rust_is_a_plugin() {
+    let folder = Path::new(env!("CARGO_BIN_EXE_qpipe")).parent().unwrap();
+    let program = folder.join("qpipe-stage-wordstats");
+    assert!(program.exists(), "{} is built with the workspace's tests", program.display());
+    let project = Project::new("qpipe 1 name=unused\n");
+    let study = repository().join("pipelines/plugins/wordstats/wordstats.kdl");
+    let run = ["run", study.to_str().unwrap()];
+    project.ok_with_path(folder, &run);
+    assert_eq!(project.counts(), Counts { ran: 2, cached: 0 });
+    let distinct = |cell: &str| metric(&project, cell, "stories", "distinct");
+    assert!(distinct("baseline") > 100.0, "{}", distinct("baseline"));
+    project.ok_with_path(folder, &run);
+    assert_eq!(project.counts(), Counts { ran: 0, cached: 2 });
+
+    fs::write(project.path("text.txt"), "b a b c a b\n").unwrap();
+    let test = ["plugin", "test", "--file", "text=text.txt", "qpipe-stage-wordstats"];
+    let report = project.ok_with_path(folder, &test);
+    assert!(report.contains(", 0 failed, 0 warned, "), "{report}");
+    let listed = project.ok_with_path(folder, &["plugin", "ls"]);
+    assert!(listed.lines().any(|line| line.starts_with("wordstats ")), "{listed}");
+}
+
+/// What `plugin new --lang rust` writes is built, tested and run.
+#[test]
+fn a_new_plugin_in_rust_works_and_so_does_its_test() {
+    let project = Project::new("qpipe 1 name=unused\n");
+    let lost = project.qpipe(&["plugin", "new", "--lang", "rust", "word-stats", "mine"]);
+    assert_eq!(lost.status.code(), Some(2), "there is no crate around here");
+    assert!(String::from_utf8_lossy(&lost.stderr).contains("`--sdk DIR`"));
+    let sdk = repository().join("engine/sdk");
+    project.ok(&["plugin", "new", "--lang", "rust", "--sdk", sdk.to_str().unwrap(), "word-stats", "mine"]);
+    let mine = project.path("mine");
+    // the versions that are here already
+    fs::copy(repository().join("Cargo.lock"), mine.join("Cargo.lock")).unwrap();
+    for args in [["test", "--release"], ["build", "--release"]] {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(args).current_dir(&mine).env("CARGO_TARGET_DIR", mine.join("target"));
+        let output = cargo.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    project.ok(&["run", "mine/word-stats.kdl"]);
+    assert_eq!(project.counts(), Counts { ran: 2, cached: 0 });
+    assert!((metric(&project, "baseline", "counted", "distinct") - 11.0).abs() < f64::EPSILON);
 }
 
 #[test]

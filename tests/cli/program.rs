@@ -50,6 +50,16 @@ impl Project {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// As [`Self::ok`], with a folder before the others of the search path.
+    pub(crate) fn ok_with_path(&self, folder: &Path, args: &[&str]) -> String {
+        let old = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&old));
+        let path = std::env::join_paths(folders).unwrap();
+        let output = self.command(args).env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     pub(crate) fn start(&self, args: &[&str]) -> Child {
         self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
