@@ -25,11 +25,18 @@ const PUBLISHED_MODE: u32 = 0o444;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fs {
     faults: Option<Arc<Faults>>,
+    /// Nothing is synced.
+    is_fleeting: bool,
 }
 
 impl Fs {
     pub(crate) fn with_faults(faults: Arc<Faults>) -> Self {
-        Self { faults: Some(faults) }
+        Self { faults: Some(faults), ..Self::default() }
+    }
+
+    /// One whose files need not survive a power cut.
+    pub(crate) fn fleeting() -> Self {
+        Self { is_fleeting: true, ..Self::default() }
     }
 
     /// Makes `dir` unless it is there; its parent must be.
@@ -57,6 +64,9 @@ impl Fs {
 
     /// Makes the names within `dir` durable.
     pub(crate) fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        if self.is_fleeting {
+            return Ok(());
+        }
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         self.run(Op::SyncDir, dir, || match File::open(dir)?.sync_all() {
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
@@ -181,6 +191,9 @@ impl Staged {
 
     /// Makes the file's data durable.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        if self.fs.is_fleeting {
+            return Ok(());
+        }
         self.fs.run(Op::SyncFile, &self.path, || self.file.sync_all())
     }
 

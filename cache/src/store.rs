@@ -96,6 +96,14 @@ impl Store {
         Self::open_over(root, Fs::default())
     }
 
+    /// As [`Self::open`], of a store that goes away with the process that opens it: nothing in it is synced to the disk.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_fleeting(root: &Path) -> Result<Self, StoreError> {
+        Self::open_over(root, Fs::fleeting())
+    }
+
     /// As [`Self::open`], with a plan of injected faults: for tests.
     pub fn open_with_faults(root: &Path, faults: Arc<Faults>) -> Result<Self, StoreError> {
         Self::open_over(root, Fs::with_faults(faults))

@@ -40,7 +40,7 @@ mod winogrande;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qpipe_cache::Digest;
+use qpipe_cache::{Digest, KeyValue};
 use qpipe_sdk::{
     Artifact, ArtifactKind, Cancel, Context, Determinism, EventSink, Metric, NodeSpec, Outcome, ParamSpec,
     ParamType, Params, PortSpec, Resources, Schema, Source, Stage, StageError, StageSpec, Value,
@@ -105,11 +105,9 @@ impl Evaluate {
 
 impl Default for Evaluate {
     fn default() -> Self {
-        let port = |name, doc, required| PortSpec {
-            name,
-            doc,
-            kind: ArtifactKind::new(ArtifactKind::MODEL),
-            required,
+        let port = |name, doc, required| {
+            let kind = ArtifactKind::new(ArtifactKind::MODEL);
+            PortSpec { name, doc, kind, required }
         };
         Self {
             spec: StageSpec {
@@ -126,6 +124,13 @@ impl Default for Evaluate {
                          distributions.",
                         false,
                     ),
+                    PortSpec {
+                        name: data::PORT,
+                        doc: "A command or plugin whose outputs tasks read: `data=\"stage:OUTPUT\"`, or of a folder \
+                              `stage:OUTPUT/FILE`.",
+                        kind: ArtifactKind::new(ArtifactKind::FILES),
+                        required: false,
+                    },
                 ],
                 output: ArtifactKind::new(ArtifactKind::EVALUATION),
                 schema: schema(),
@@ -139,7 +144,8 @@ impl Default for Evaluate {
 fn schema() -> Schema {
     Schema::new(vec![
         NodeSpec::keyed("task", "A task to score; one line each. `data` and `shots-data` are paths, or name a file of a data set on the hub: \
-             `hub:ORG/NAME/PATH`, with `@REVISION` after the name if it is not `main`; `run` downloads it once.", true, TASKS.iter().map(Task::choice).collect()),
+             `hub:ORG/NAME/PATH`, with `@REVISION` after the name if it is not `main`; `run` downloads it once. `stage:OUTPUT` is an output of the stage \
+             at the port `data`.", true, TASKS.iter().map(Task::choice).collect()),
         NodeSpec::value(
             ParamSpec::new(
                 "bos",
@@ -195,6 +201,10 @@ impl Stage for Evaluate {
 
     fn numerics(&self, params: &Params) -> Option<String> {
         crate::device::of(params).ok().map(|d| d.numerics().to_owned())
+    }
+
+    fn key_entries(&self, params: &Params) -> BTreeMap<String, KeyValue> {
+        data::key_entries(params)
     }
 
     fn resources(&self, params: &Params, input_bytes: u64) -> Resources {

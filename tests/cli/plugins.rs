@@ -137,6 +137,62 @@ fn the_peer_agrees_or_says_what_it_lacks() {
     }
 }
 
+const PICK: &str = r#"
+from dataclasses import dataclass
+from pathlib import Path
+
+import qpipe_stage as qpipe
+
+
+@dataclass
+class Params:
+    of: Path = qpipe.param("Rows.")
+    every: int = qpipe.param("One of so many.", default=10, min=1)
+
+
+@qpipe.stage("pick", outputs={"rows": "Some of the rows."})
+def pick(job: qpipe.Job, params: Params):
+    """Picks rows of a file."""
+    lines = params.of.read_text(encoding="utf-8").splitlines(keepends=True)
+    job.output("rows").write_text("".join(lines[:: params.every]), encoding="utf-8")
+
+
+qpipe.main()
+"#;
+
+#[test]
+fn a_dataset_of_a_plugin_is_evaluated_on() {
+    if !python::is_here("a_dataset_of_a_plugin_is_evaluated_on") {
+        return;
+    }
+    let rows = repository().join("pipelines/tiny/boolq.jsonl");
+    let project = Project::new(&format!(
+        "qpipe 1 name=picked\nplugin pick command=\"python3\" \"pick.py\"\nload base {{\n    from tiny\n}}\n\
+         pick some {{\n    of {rows:?}\n    every 50\n}}\n\
+         evaluate quality {{\n    model base\n    data some\n    task boolq data=\"stage:rows\"\n}}\n"
+    ));
+    with_kit(&project, ".");
+    fs::write(project.path("pick.py"), PICK).unwrap();
+    project.ok(&["run", "study.kdl"]);
+    let lines = fs::read_to_string(rows).unwrap().lines().count();
+    let table = fs::read_to_string(project.last_run().join("table.csv")).unwrap();
+    let picked = format!(",{},", lines.div_ceil(50));
+    assert!(table.lines().any(|line| line.contains("boolq.acc,") && line.contains(&picked)), "{table}");
+    project.edit("every 50", "every 100");
+    project.ok(&["run", "study.kdl"]);
+    assert_eq!(project.counts(), Counts { ran: 2, cached: 1 });
+    project.edit("stage:rows", "stage:columns");
+    let failed = project.qpipe(&["run", "study.kdl"]);
+    let said =
+        [failed.stdout, failed.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert!(said.contains("the stage makes no file `columns`, only `rows`"), "{said}");
+    project.edit("    data some\n", "");
+    let failed = project.qpipe(&["run", "study.kdl"]);
+    let said =
+        [failed.stdout, failed.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert!(said.contains("`data` names no stage that makes `columns`"), "{said}");
+}
+
 /// The shipped stage type in Rust, found on the search path by its name.
 #[test]
 fn a_stage_in_rust_is_a_plugin() {
@@ -193,7 +249,8 @@ fn a_plugin_is_held_to_the_protocol() {
     project.ok(&["plugin", "new", "word-stats", "mine"]);
     let report = project.ok(&["plugin", "test", "--file", "text=mine/text.txt", "mine/word-stats.py"]);
     assert!(report.contains("ok    word-stats exact: "), "{report}");
-    assert!(report.ends_with(" ok, 0 failed, 0 warned, 0 skipped\n"), "{report}");
+    assert!(report.ends_with(" ok, 0 failed, 0 warned, 1 skipped\n"), "{report}");
+    assert!(report.contains("skip  word-stats resume: the sample's job announced no unit"), "{report}");
 
     // a model comes from the program's own stages
     with_kit(&project, ".");

@@ -182,7 +182,7 @@ fn model(store: &Store) -> Artifact {
     let weights = [&(header.len() as u64).to_le_bytes()[..], header, &values].concat();
     let weights = store.put_bytes(&weights).unwrap();
     let document = serde_json::json!({ "modules": { "model.layer": {
-        "shape": [2, 2], "encoding": { "scheme": "dense" }, "parts": { "weight": { "blob": weights, "name": "w" } }
+        "shape": [2, 2], "encoding": { "scheme": "dense" }, "parts": { "weight": { "blob": weights, "name": "w", "dtype": "F32" } }
     } } });
     let root = store.put_bytes(document.to_string().as_bytes()).unwrap();
     let mut model = Artifact::single("model", root);

@@ -93,7 +93,7 @@ pub trait Stage: Send + Sync {
     }
 
     /// What else enters the key, under names that no parameter can have (`plugin:semantics`).
-    fn key_entries(&self) -> BTreeMap<String, KeyValue> {
+    fn key_entries(&self, _params: &Params) -> BTreeMap<String, KeyValue> {
         BTreeMap::new()
     }
 

@@ -150,10 +150,8 @@ impl Scoring<'_> {
 
     /// The name of a data parameter's file, for messages, and its bytes.
     pub(super) fn data(&self, param: &str) -> Result<(String, qpipe_cache::Mapped), StageError> {
-        let path = self.param(param);
-        let bytes = self.ctx.store.map(&self.ctx.source(&path)?)?;
-        let file = self.ctx.params.file(&path).and_then(|file| file.file_name());
-        Ok((file.map_or_else(|| "tiny".to_owned(), |name| name.to_string_lossy().into_owned()), bytes))
+        let (file, digest) = super::data::content(self.ctx, &self.param(param))?;
+        Ok((file, self.ctx.store.map(&digest)?))
     }
 
     /// The first rows of a data parameter's file, read as questions.

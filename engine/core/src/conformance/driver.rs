@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use qpipe_sdk::protocol::{LineError, PROTOCOL, Reply, decode, read_line};
+use qpipe_sdk::protocol::{LineError, MINOR, PROTOCOL, Reply, decode, read_line};
 use serde_json::{Value, json};
 
 use super::strays;
@@ -175,6 +175,7 @@ impl Driver {
         let hello = json!({
             "type": "hello",
             "protocol": { "min": PROTOCOL, "max": PROTOCOL },
+            "minor": MINOR,
             "engine": concat!("qpipe ", env!("CARGO_PKG_VERSION")),
             "heartbeat_ms": u64::try_from(self.limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
         });

@@ -102,7 +102,7 @@ impl<'a> Assessor<'a> {
     ) -> Result<KeyDoc, StageError> {
         let stage = self.stage(node)?;
         let mut params = key_params(&stage.spec().schema, &node.params.0);
-        params.extend(stage.key_entries());
+        params.extend(stage.key_entries(&node.params));
         let named = sources.iter().map(|(name, digest)| (format!("{SOURCE_PREFIX}{name}"), *digest));
         Ok(KeyDoc {
             kind: node.kind.to_string(),

@@ -88,8 +88,8 @@ impl Stage for Isolated {
         self.stage.numerics(params)
     }
 
-    fn key_entries(&self) -> BTreeMap<String, KeyValue> {
-        self.stage.key_entries()
+    fn key_entries(&self, params: &Params) -> BTreeMap<String, KeyValue> {
+        self.stage.key_entries(params)
     }
 
     fn resources(&self, params: &Params, input_bytes: u64) -> Resources {

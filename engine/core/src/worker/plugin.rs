@@ -228,7 +228,7 @@ impl Stage for PluginStage {
         self.keyed(params).ok().and_then(|keyed| keyed.numerics)
     }
 
-    fn key_entries(&self) -> BTreeMap<String, KeyValue> {
+    fn key_entries(&self, _params: &Params) -> BTreeMap<String, KeyValue> {
         let semantics = self.semantics.map(|number| (SEMANTICS.to_owned(), KeyValue::Int(number.into())));
         let args = || KeyValue::List(self.args.iter().cloned().map(KeyValue::Text).collect());
         let args = (!self.args.is_empty()).then(|| (ARGS.to_owned(), args()));

@@ -36,7 +36,7 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn open(request: &RunRequest) -> Result<Self, StageError> {
         let scratch = PathBuf::from(&request.scratch);
-        let store = Store::open(&scratch.join("store"))?;
+        let store = Store::open_fleeting(&scratch.join("store"))?;
         let mut given = BTreeSet::new();
         let inputs = request.inputs.values().flat_map(|input| &input.refs);
         for blob in inputs.chain(request.sources.values()) {
@@ -116,7 +116,7 @@ impl Host {
 }
 
 /// A fault of the machine.
-fn transient(error: io::Error) -> StageError {
+fn transient(error: impl std::fmt::Display) -> StageError {
     StageError::Transient(error.to_string())
 }
 

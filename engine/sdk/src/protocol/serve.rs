@@ -165,7 +165,16 @@ impl<W: Write + Send> Server<'_, W> {
     ) -> Result<(), ServeError> {
         let mut line = Vec::new();
         while read_line(input, &mut line)? {
-            match decode(&line)? {
+            let request = match decode(&line) {
+                Err(error @ LineError::Malformed { .. }) if self.owner == Owner::Plugin => {
+                    // one question is no reason to end a plugin that may be run by an engine of another version
+                    let Some(id) = id_of(&line) else { return Err(error.into()) };
+                    self.fail(id, FailureClass::Bug, error.to_string());
+                    continue;
+                }
+                request => request?,
+            };
+            match request {
                 Request::Hello { .. } => return Err(ServeError::NoHello),
                 Request::Describe { id } => self.describe(id),
                 Request::Key { id, stage, params } => self.key(id, &stage, &params),
@@ -277,7 +286,9 @@ impl<W: Write + Send> Server<'_, W> {
         let id = request.id;
         match result {
             Ok((outcome, announced)) => {
-                announced.iter().for_each(|output| self.send(output));
+                for output in &announced {
+                    self.send(output);
+                }
                 for metric in &outcome.metrics {
                     self.send(&Reply::Metric { id, metric: WireMetric::from(metric) });
                 }
@@ -346,6 +357,11 @@ impl<W: Write + Send> Server<'_, W> {
     fn fail(&self, id: u64, class: FailureClass, message: String) {
         self.send(&Reply::Error { id: Some(id), class, message });
     }
+}
+
+/// The id of a message that is malformed otherwise.
+fn id_of(line: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<serde_json::Value>(line).ok()?.get("id")?.as_u64()
 }
 
 /// Passes a stage's events on.

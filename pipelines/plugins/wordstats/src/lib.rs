@@ -59,8 +59,9 @@ impl Stage for WordStats {
         let mut rows: Vec<(String, u64)> = counts.into_iter().collect();
         rows.sort_by(|(a, m), (b, n)| n.cmp(m).then_with(|| a.cmp(b)));
         let top = ctx.params.int("top").and_then(|top| usize::try_from(top).ok()).unwrap_or(usize::MAX);
-        let table: String = rows.iter().take(top).map(|(word, count)| format!("{word}\t{count}\n")).collect();
-        let artifact = Files::of_texts(ctx.store, [("table", table)])?.commit(ctx.store)?;
+        let lines: Vec<String> =
+            rows.iter().take(top).map(|(word, count)| format!("{word}\t{count}\n")).collect();
+        let artifact = Files::of_texts(ctx.store, [("table", lines.concat())])?.commit(ctx.store)?;
         let ratio = distinct as f64 / words.max(1) as f64;
         let metrics = vec![
             Metric {

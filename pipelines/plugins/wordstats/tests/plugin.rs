@@ -32,17 +32,21 @@ fn it_counts_the_words_of_a_text() {
     assert_eq!(described["stages"][0]["kind"], "wordstats");
     assert_eq!(described["stages"][0]["output"]["files"][0]["name"], "table");
     let source = json!({"digest": digest, "path": text});
-    say(json!({"type": "run", "id": 2, "stage": "wordstats", "params": {"text": text, "top": 2}, "inputs": {},
-        "sources": {"text": source}, "scratch": scratch, "device": "cpu"}));
+    say(
+        json!({"type": "run", "id": 2, "stage": "wordstats", "params": {"text": text, "top": 2}, "inputs": {},
+        "sources": {"text": source}, "scratch": scratch, "device": "cpu"}),
+    );
     let output = next();
     assert_eq!((&output["type"], &output["name"]), (&"artifact".into(), &"table".into()), "{output}");
     let table = std::fs::read_to_string(scratch.join(output["path"].as_str().unwrap())).unwrap();
     assert_eq!(table, "b\t3\na\t2\n");
     let metric = next();
-    assert_eq!((&metric["name"], &metric["value"], &metric["n"]), (&"distinct".into(), &3.0.into(), &6.into()));
+    assert_eq!(
+        (&metric["name"], &metric["value"], &metric["n"]),
+        (&"distinct".into(), &3.0.into(), &6.into())
+    );
     assert_eq!(next()["name"], "type-token-ratio");
     assert_eq!(next()["type"], "done");
-    drop(say);
     drop(input);
     assert!(child.wait().unwrap().success(), "it ends when its input does");
 }
