@@ -102,6 +102,27 @@ impl Lab {
     }
 }
 
+#[test]
+fn a_job_has_a_seed_of_its_key_and_a_deadline() {
+    if !python::is_here("a_job_has_a_seed_of_its_key_and_a_deadline") {
+        return;
+    }
+    let made = |limits: Limits| {
+        let lab = Lab::new();
+        let registry = lab.faulty(&[], limits).unwrap();
+        let study = lab.faulty_study(&registry, &["seed a", "seed b"]);
+        let result = lab.run_with(&study, &registry, &RunOptions::default());
+        let said: Vec<String> = result.nodes.iter().map(|node| lab.output(node, "out")).collect();
+        let parts = said.iter().map(|text| text.split_once(' ').unwrap());
+        parts.map(|(seed, limit)| (seed.parse::<u64>().unwrap(), limit.to_owned())).collect::<Vec<_>>()
+    };
+    let free = made(Limits::default());
+    assert!(free[0].0 != free[1].0 && free.iter().all(|(seed, limit)| seed >> 53 == 0 && limit == "None"));
+    let bounded = made(Limits { job: Some(Duration::from_mins(1)), ..Limits::default() });
+    // the limit is no part of a key
+    assert_eq!(bounded, [(free[0].0, "60000".to_owned()), (free[1].0, "60000".to_owned())]);
+}
+
 const TALLY: &str = r#"
 plugin tally command="python3" "tally.py"
 tally words {

@@ -306,6 +306,10 @@ class Job:
         self.sources = {name: Blob(s["digest"], Path(s["path"])) for name, s in (message.get("sources") or {}).items()}
         self.scratch = Path(message["scratch"])
         self.device = message["device"]
+        # a number that follows from the job's key, for whatever draws; and the end of its time, as time.monotonic() counts
+        self.seed = message.get("seed", 0)
+        limit = message.get("deadline_ms")
+        self.deadline = None if limit is None else time.monotonic() + limit / 1000
 
     def output(self, name, file=None):
         """Where an output is to be written: a file or a folder that the job makes. `file`: what it is called there."""

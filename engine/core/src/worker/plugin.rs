@@ -160,7 +160,9 @@ impl PluginStage {
         self.keep(ctx.store, ctx.params);
         let scratch = Scratch::new(ctx.store)?;
         let (work, inputs) = (scratch.folder("work")?, scratch.folder("inputs")?);
-        let request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
+        let mut request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
+        let limit = self.pool.limits().job;
+        request.deadline_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let declared = self.outputs();
         let has_blobs = self.described.files.is_empty();
         let keeper = Keeper::start(ctx, &work);

@@ -189,6 +189,11 @@ impl Pool {
         Self { transport, ..self }
     }
 
+    /// How long its workers may take.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Gives a worker, free or new, a job; it is kept for the next one if it is still sound.
     pub fn with<T>(&self, job: impl FnOnce(&mut Worker) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
         let mut worker = self.take().map_or_else(|| self.start(), Ok)?;

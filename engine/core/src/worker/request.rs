@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use qpipe_cache::{Digest, Store};
+use qpipe_cache::{Digest, KeyDoc, Store};
 use qpipe_sdk::protocol::wire::params_to_json;
 use qpipe_sdk::protocol::{RunRequest, WireBlob, WireError, WireInput};
 use qpipe_sdk::{Artifact, ArtifactKind, Context, Params, Value};
@@ -33,8 +33,17 @@ pub(crate) fn request(
         scratch: text(scratch)?,
         device: ctx.device.to_owned(),
         store: None,
+        seed: ctx.doc.map(seed),
+        deadline_ms: None,
         units: BTreeMap::new(),
     })
+}
+
+/// The first 53 bits of a job's key: what every JSON parser reads as an integer.
+fn seed(doc: &KeyDoc) -> u64 {
+    let key = doc.key();
+    let first = key.digest().as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    first >> 11
 }
 
 /// The parameters, each file at the place of the content that was hashed.

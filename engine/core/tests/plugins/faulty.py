@@ -29,6 +29,8 @@ def beat(every):
 def run(job):
     how, id, path = job["params"]["how"], job["id"], os.path.join(job["scratch"], "out")
     open(path, "w").write(f"{os.getpid()}\n")
+    if how.startswith("seed"):
+        open(path, "w").write(f"{job['seed']} {job.get('deadline_ms')}")
     if how == "kill":
         print("about to go", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -27,6 +27,8 @@ fn request(folder: &Path, units: BTreeMap<String, WireBlob>) -> RunRequest {
         scratch: scratch.to_str().unwrap().to_owned(),
         device: "cpu".into(),
         store: None,
+        seed: None,
+        deadline_ms: None,
         units,
     }
 }

@@ -91,6 +91,12 @@ pub struct RunRequest {
     /// The store's root, for a worker with the capability `store`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// A number that follows from the job's key, below 2⁵³: equal jobs draw equally. Since minor 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// How long the job may take, milliseconds from now, where that is limited. Since minor 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     /// What earlier tries of this job kept, by unit, for a worker with the capability `resume`. Since minor 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub units: BTreeMap<String, WireBlob>,
