@@ -38,7 +38,7 @@ pub use error::{ErrorClass, StageError};
 pub use event::{Cancel, EventSink, StageEvent};
 pub use intern::{intern, intern_all};
 pub use metric::{Better, Metric, Paired};
-pub use protocol::OutputFile;
+pub use protocol::{KeyedBy, OutputFile};
 pub use resources::{GpuNeed, Resources};
 pub use schema::{Applies, KeyedChoice, Names, NodeForm, NodeSpec, ParamSpec, ParamType, Schema};
 pub use spec::{ArtifactKind, Determinism, PortSpec, StageSpec};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::StageError;
 use crate::event::{Cancel, EventSink, StageEvent};
 use crate::metric::Metric;
-use crate::protocol::OutputFile;
+use crate::protocol::{KeyedBy, OutputFile};
 use crate::resources::Resources;
 use crate::spec::{ArtifactKind, StageSpec};
 use crate::value::Params;
@@ -90,6 +90,16 @@ pub trait Stage: Send + Sync {
     /// The numerics class or machine fingerprint, where the output's bytes depend on one; part of the key.
     fn numerics(&self, _params: &Params) -> Option<String> {
         None
+    }
+
+    /// What [`check`](Self::check), [`sources`](Self::sources) and [`numerics`](Self::numerics) look at, where the stage
+    /// is a plugin's. The engine asks it less often for a promise:
+    ///
+    /// - [`KeyedBy::Params`]: the parameters and the content of the files among them, nothing else of the machine. The
+    ///   engine keeps the answers.
+    /// - [`KeyedBy::Nothing`]: all three are the trait's own. The engine never calls them.
+    fn keyed_by(&self) -> KeyedBy {
+        KeyedBy::Machine
     }
 
     /// What else enters the key, under names that no parameter can have (`plugin:semantics`).

@@ -9,10 +9,10 @@ use std::io::{self, BufReader, Write};
 use std::time::Duration;
 
 use qpipe_cache::{Digest, KeyDoc, Store};
-use qpipe_sdk::protocol::{LineError, ServeError, serve, transport};
+use qpipe_sdk::protocol::{LineError, ServeError, serve, serve_plugin, transport};
 use qpipe_sdk::{
-    Artifact, ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, ParamSpec, ParamType,
-    Params, PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec, UnitOutput, Value,
+    Artifact, ArtifactKind, Better, Context, Determinism, KeyedBy, Metric, NodeSpec, Outcome, ParamSpec,
+    ParamType, Params, PortSpec, Schema, Stage, StageError, StageRegistry, StageSpec, UnitOutput, Value,
 };
 use transcript::{Side, Transcript};
 
@@ -21,6 +21,10 @@ struct Scale(StageSpec);
 
 impl Scale {
     fn registry() -> StageRegistry {
+        StageRegistry::default().with(Box::new(Self::new()))
+    }
+
+    fn new() -> Self {
         let factor = ParamSpec::new("factor", ParamType::Int { min: 1, max: 9 }, "by how much");
         let port = PortSpec {
             name: "model",
@@ -28,7 +32,7 @@ impl Scale {
             kind: ArtifactKind::new("model"),
             required: true,
         };
-        StageRegistry::default().with(Box::new(Self(StageSpec {
+        Self(StageSpec {
             kind: "scale",
             semantics: 4,
             doc: "scales",
@@ -36,7 +40,7 @@ impl Scale {
             output: ArtifactKind::new("model"),
             schema: Schema::new(vec![NodeSpec::value(factor.default(Value::Int(2)))]),
             determinism: Determinism::Exact,
-        })))
+        })
     }
 }
 
@@ -228,4 +232,37 @@ fn a_worker_shows_that_it_lives() {
         assert_eq!(lines.next().unwrap(), r#"{"type":"heartbeat"}"#);
     })
     .unwrap();
+}
+
+/// A stage type that says what its keys depend on.
+struct Told(Scale, KeyedBy);
+
+impl Stage for Told {
+    fn spec(&self) -> &StageSpec {
+        self.0.spec()
+    }
+
+    fn keyed_by(&self) -> KeyedBy {
+        self.1
+    }
+
+    fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
+        self.0.run(ctx)
+    }
+}
+
+#[test]
+fn a_plugin_is_asked_for_a_key_every_time_unless_it_promises_something() {
+    let described = |registry: &StageRegistry| {
+        let mut said = Vec::new();
+        let hello = r#"{"type":"hello","protocol":{"min":1,"max":1},"engine":"e","heartbeat_ms":60000}"#;
+        let asked = format!("{hello}\n{}\n", r#"{"type":"describe","id":1}"#);
+        serve_plugin(registry, "scale 1", asked.as_bytes(), &mut said).unwrap();
+        let last = String::from_utf8(said).unwrap().lines().last().unwrap().to_owned();
+        serde_json::from_str::<serde_json::Value>(&last).unwrap()["stages"][0]["keyed_by"].clone()
+    };
+    let registry = |stage: Box<dyn Stage>| StageRegistry::default().with(stage);
+    assert_eq!(described(&registry(Box::new(Scale::new()))), "machine");
+    assert_eq!(described(&registry(Box::new(Told(Scale::new(), KeyedBy::Params)))), "params");
+    assert_eq!(described(&registry(Box::new(Told(Scale::new(), KeyedBy::Nothing)))), "nothing");
 }

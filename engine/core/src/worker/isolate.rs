@@ -8,7 +8,7 @@ use std::sync::Arc;
 use qpipe_cache::KeyValue;
 use qpipe_sdk::protocol::Capability;
 use qpipe_sdk::{
-    Artifact, Cancel, Context, EventSink, Outcome, Params, Resources, Source, Stage, StageError,
+    Artifact, Cancel, Context, EventSink, KeyedBy, Outcome, Params, Resources, Source, Stage, StageError,
     StageRegistry, StageSpec,
 };
 
@@ -86,6 +86,10 @@ impl Stage for Isolated {
 
     fn numerics(&self, params: &Params) -> Option<String> {
         self.stage.numerics(params)
+    }
+
+    fn keyed_by(&self) -> KeyedBy {
+        self.stage.keyed_by()
     }
 
     fn key_entries(&self, params: &Params) -> BTreeMap<String, KeyValue> {

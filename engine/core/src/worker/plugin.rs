@@ -230,6 +230,10 @@ impl Stage for PluginStage {
         self.keyed(params).ok().and_then(|keyed| keyed.numerics)
     }
 
+    fn keyed_by(&self) -> KeyedBy {
+        self.keyed_by
+    }
+
     fn key_entries(&self, _params: &Params) -> BTreeMap<String, KeyValue> {
         let semantics = self.semantics.map(|number| (SEMANTICS.to_owned(), KeyValue::Int(number.into())));
         let args = || KeyValue::List(self.args.iter().cloned().map(KeyValue::Text).collect());

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use qpipe_cache::{ActionRecord, Digest, Store};
 
-use super::describe::{KeyedBy, StageDescription};
+use super::describe::StageDescription;
 use super::host::Host;
 use super::line::{LineError, decode, encode, read_line};
 use super::message::{Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest};
@@ -25,7 +25,7 @@ use super::{MINOR, PROTOCOL, WireParams};
 use crate::error::StageError;
 use crate::event::{Cancel, EventSink, StageEvent};
 use crate::resources::Resources;
-use crate::spec::{ArtifactKind, Determinism};
+use crate::spec::ArtifactKind;
 use crate::stage::{Artifact, Context, Outcome, SourceData, Stage, StageRegistry};
 
 /// Why a worker stopped serving.
@@ -198,9 +198,7 @@ impl<W: Write + Send> Server<'_, W> {
         let mut told = StageDescription::of(stage.spec());
         if self.owner == Owner::Plugin {
             told.output.files = stage.files();
-            // where equal inputs give equal bytes everywhere, no machine enters the key
-            let is_exact = stage.spec().determinism == Determinism::Exact;
-            told.keyed_by = Some(if is_exact { KeyedBy::Params } else { KeyedBy::Machine });
+            told.keyed_by = Some(stage.keyed_by());
         }
         told
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use qpipe_sdk::files::Files;
 use qpipe_sdk::{
-    ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, OutputFile, ParamSpec, ParamType,
-    Schema, Stage, StageError, StageSpec, Value,
+    ArtifactKind, Better, Context, Determinism, KeyedBy, Metric, NodeSpec, Outcome, OutputFile, ParamSpec,
+    ParamType, Schema, Stage, StageError, StageSpec, Value,
 };
 
 /// The stage type `wordstats`.
@@ -45,6 +45,10 @@ impl Stage for WordStats {
             doc: "WORD COUNT, the most frequent first.".into(),
             required: true,
         }]
+    }
+
+    fn keyed_by(&self) -> KeyedBy {
+        KeyedBy::Nothing
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {

@@ -30,6 +30,7 @@ fn it_counts_the_words_of_a_text() {
     say(json!({"type": "describe", "id": 1}));
     let described = next();
     assert_eq!(described["stages"][0]["kind"], "wordstats");
+    assert_eq!(described["stages"][0]["keyed_by"], "nothing");
     assert_eq!(described["stages"][0]["output"]["files"][0]["name"], "table");
     let source = json!({"digest": digest, "path": text});
     say(

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use qpipe_sdk::files::Files;
 use qpipe_sdk::{
-    ArtifactKind, Better, Context, Determinism, Metric, NodeSpec, Outcome, OutputFile, ParamSpec, ParamType,
+    ArtifactKind, Better, Context, Determinism, KeyedBy, Metric, NodeSpec, Outcome, OutputFile, ParamSpec, ParamType,
     Schema, Stage, StageError, StageSpec, Value,
 };
 
@@ -35,6 +35,11 @@ impl Stage for Words {
     fn files(&self) -> Vec<OutputFile> {
         let doc = "WORD COUNT, most frequent first".to_owned();
         vec![OutputFile { name: "table".to_owned(), doc, required: true }]
+    }
+
+    /// `check` and `sources` look at parameters and their files alone. Where yours look at more, leave this out.
+    fn keyed_by(&self) -> KeyedBy {
+        KeyedBy::Params
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
