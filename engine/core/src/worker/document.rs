@@ -1,7 +1,7 @@
-//! A document that a plugin made, as the root of an artifact: with blobs of its own, and blobs of its inputs.
+//! A document that a plugin made, as the root of an artifact: with blobs of its own, and blobs that the job was given.
 //!
 //! In the document the text `blob:NAME` stands for the file that was announced under this name; its digest takes the text's
-//! place. Digests of what the job's inputs reach may stand in it as they are. So a plugin needs no hash function, and
+//! place. Digests of the job's sources, and of what its inputs reach, may stand in it as they are. So a plugin needs no hash function, and
 //! nothing is referred to that is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,8 +44,9 @@ pub(crate) fn collect(
     for (name, made) in outputs.iter().filter(|(name, _)| name.starts_with(BLOB)) {
         blobs.insert(name.as_str(), store(name, made)?);
     }
-    let inputs = ctx.inputs.values().flat_map(|input| input.refs.iter().copied()).collect();
-    let mut found = Found { blobs, inputs, refs: BTreeSet::new() };
+    let inputs = ctx.inputs.values().flat_map(|input| &input.refs);
+    let given = inputs.chain(ctx.sources.values()).copied().collect();
+    let mut found = Found { blobs, given, refs: BTreeSet::new() };
     let digest = match serde_json::from_slice::<Value>(&ctx.store.map(&root)?) {
         Ok(mut document) => {
             found.resolve(&mut document)?;
@@ -71,7 +72,7 @@ fn unusable(reason: String) -> WorkerError {
 /// What a document may refer to, and what it refers to.
 struct Found<'a> {
     blobs: BTreeMap<&'a str, Digest>,
-    inputs: BTreeSet<Digest>,
+    given: BTreeSet<Digest>,
     refs: BTreeSet<Digest>,
 }
 
@@ -91,10 +92,42 @@ impl Found<'_> {
                 Ok(())
             }
             Value::String(text) => {
-                self.refs.extend(text.parse().ok().filter(|digest| self.inputs.contains(digest)));
+                self.refs.extend(text.parse().ok().filter(|digest| self.given.contains(digest)));
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qpipe_cache::Store;
+    use qpipe_sdk::{Cancel, Params};
+
+    use super::*;
+
+    #[test]
+    fn blobs_of_inputs_and_sources_are_kept_with_a_document_that_names_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let [input, source, other] =
+            ["input", "source", "other"].map(|text| store.put_bytes(text.as_bytes()).unwrap());
+        let text = format!(r#"{{"parts":["{input}",{{"also":"{source}"}},"{other}"]}}"#);
+        std::fs::write(dir.path().join("root"), text).unwrap();
+        let ctx = Context {
+            params: &Params::default(),
+            inputs: &BTreeMap::from([("model".to_owned(), Artifact::single("model", input))]),
+            sources: &BTreeMap::from([("text".to_owned(), source)]),
+            store: &store,
+            events: &(),
+            cancel: &Cancel::default(),
+            device: "cpu",
+            doc: None,
+        };
+        let outputs = BTreeMap::from([(ROOT.to_owned(), Made::Path("root".to_owned()))]);
+        let made = collect(&ctx, "model", dir.path(), &outputs).unwrap();
+        // what the job was not given is a text like any other
+        assert_eq!(made.refs, BTreeSet::from([input, source, made.digest]));
     }
 }

@@ -9,11 +9,14 @@ use crate::protocol::{WireBlob, WireInput};
 use crate::stage::{Context, UnitOutput};
 use crate::value::Params;
 
-/// A job in `folder`, with one input of one blob and what was kept of an earlier try.
+/// A job in `folder`, with one input of one blob, a source and what was kept of an earlier try.
 fn request(folder: &Path, units: BTreeMap<String, WireBlob>) -> RunRequest {
     let (scratch, given) = (folder.join("scratch"), folder.join("given"));
     fs::create_dir_all(&scratch).unwrap();
     fs::write(&given, "given").unwrap();
+    let source = folder.join("source");
+    fs::write(&source, "source").unwrap();
+    let source = WireBlob { digest: Digest::of_bytes(b"source"), path: source.to_str().unwrap().to_owned() };
     let path = given.to_str().unwrap().to_owned();
     let digest = Digest::of_bytes(b"given");
     let input =
@@ -23,7 +26,7 @@ fn request(folder: &Path, units: BTreeMap<String, WireBlob>) -> RunRequest {
         stage: "made".into(),
         params: BTreeMap::new(),
         inputs: BTreeMap::from([("model".to_owned(), input)]),
-        sources: BTreeMap::new(),
+        sources: BTreeMap::from([("text".to_owned(), source)]),
         scratch: scratch.to_str().unwrap().to_owned(),
         device: "cpu".into(),
         store: None,
@@ -59,19 +62,19 @@ fn files_lie_under_their_names() {
 fn a_document_names_its_own_blobs_and_keeps_what_was_given() {
     let folder = tempfile::tempdir().unwrap();
     let host = Host::open(&request(folder.path(), BTreeMap::new())).unwrap();
-    let given = Digest::of_bytes(b"given");
+    let (given, source) = (Digest::of_bytes(b"given"), Digest::of_bytes(b"source"));
     assert_eq!(host.store.read(&given).unwrap(), b"given");
     let own = host.store.put_bytes(b"own").unwrap();
-    let text = format!(r#"{{"parts":["{given}","{own}"]}}"#);
+    let text = format!(r#"{{"parts":["{given}","{own}","{source}"]}}"#);
     let digest = host.store.put_bytes(text.as_bytes()).unwrap();
-    let refs = BTreeSet::from([given, own, digest]);
+    let refs = BTreeSet::from([given, own, source, digest]);
     let artifact = Artifact { kind: ArtifactKind::new("model"), digest, refs };
     let places = announced(folder.path(), &host.outputs(7, &artifact).unwrap());
     let blob = format!("{BLOB}{own}");
     assert_eq!(places.keys().map(String::as_str).collect::<Vec<_>>(), [blob.as_str(), ROOT]);
     assert_eq!(fs::read(&places[&blob]).unwrap(), b"own");
     let document: Value = serde_json::from_slice(&fs::read(&places[ROOT]).unwrap()).unwrap();
-    assert_eq!(document["parts"], serde_json::json!([given.to_string(), blob]));
+    assert_eq!(document["parts"], serde_json::json!([given.to_string(), blob, source.to_string()]));
     let scratch = folder.path().join("scratch").canonicalize().unwrap();
     assert!(places.values().all(|place| place.canonicalize().unwrap().starts_with(&scratch)));
 }
