@@ -113,6 +113,11 @@ pub trait Stage: Send + Sync {
         Resources::default()
     }
 
+    /// Whether its runs happen in processes of their own.
+    fn is_external(&self) -> bool {
+        false
+    }
+
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError>;
 }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use qpipe_cache::KeyValue;
 use qpipe_sdk::protocol::Capability;
 use qpipe_sdk::{
-    Artifact, Cancel, Context, EventSink, KeyedBy, Outcome, Params, Resources, Source, Stage, StageError,
-    StageRegistry, StageSpec,
+    Artifact, Cancel, Context, EventSink, KeyedBy, Outcome, OutputFile, Params, Resources, Source, Stage,
+    StageError, StageRegistry, StageSpec,
 };
 
 use super::error::WorkerError;
@@ -18,10 +18,12 @@ use super::request::{request, text};
 use super::scratch::Scratch;
 use super::session::Watch;
 
-/// The registry with stages of these types in workers of a pool, which serve the very same registry.
+/// The registry with stages of these types in workers of a pool, which serve the program's own registry. A plugin's stage stays
+/// as it is: it has processes of its own, and the program's workers do not know it.
 #[must_use]
 pub fn isolate(registry: &StageRegistry, kinds: &[&str], pool: &Arc<Pool>) -> StageRegistry {
-    kinds.iter().filter_map(|kind| registry.shared(kind)).fold(registry.clone(), |registry, stage| {
+    let stages = kinds.iter().filter_map(|kind| registry.shared(kind));
+    stages.filter(|stage| !stage.is_external()).fold(registry.clone(), |registry, stage| {
         registry.with(Box::new(Isolated::new(stage, Arc::clone(pool))))
     })
 }
@@ -72,6 +74,10 @@ impl Stage for Isolated {
         self.stage.spec()
     }
 
+    fn files(&self) -> Vec<OutputFile> {
+        self.stage.files()
+    }
+
     fn check(&self, params: &Params) -> Vec<(String, String)> {
         self.stage.check(params)
     }
@@ -100,7 +106,62 @@ impl Stage for Isolated {
         self.stage.resources(params, input_bytes)
     }
 
+    fn is_external(&self) -> bool {
+        true
+    }
+
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
         Ok(self.work(ctx)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qpipe_sdk::{ArtifactKind, Determinism, Schema};
+
+    use super::super::process::WorkerCommand;
+    use super::super::{Limits, Machine};
+    use super::*;
+
+    struct Told(StageSpec);
+
+    impl Stage for Told {
+        fn spec(&self) -> &StageSpec {
+            &self.0
+        }
+
+        fn files(&self) -> Vec<OutputFile> {
+            vec![OutputFile { name: "table".into(), doc: String::new(), required: true }]
+        }
+
+        fn keyed_by(&self) -> KeyedBy {
+            KeyedBy::Params
+        }
+
+        fn run(&self, _ctx: &Context<'_>) -> Result<Outcome, StageError> {
+            Err(StageError::Cancelled)
+        }
+    }
+
+    #[test]
+    fn what_a_stage_says_of_itself_is_passed_on() {
+        let stage = Told(StageSpec {
+            kind: "told",
+            semantics: 1,
+            doc: "",
+            inputs: Vec::new(),
+            output: ArtifactKind::new(ArtifactKind::FILES),
+            schema: Schema::new(Vec::new()),
+            determinism: Determinism::Exact,
+        });
+        let registry = StageRegistry::default().with(Box::new(stage));
+        let nobody = WorkerCommand { program: "/nowhere".into(), args: Vec::new(), env: Vec::new() };
+        let machine = Machine::new(None, std::path::Path::new("/nowhere"));
+        let pool = Arc::new(Pool::new(nobody, machine, Limits::default()));
+        let isolated = isolate(&registry, &["told"], &pool);
+        let isolated = isolated.get("told").unwrap();
+        assert!(isolated.is_external());
+        assert_eq!(isolated.files()[0].name, "table");
+        assert_eq!(isolated.keyed_by(), KeyedBy::Params);
     }
 }

@@ -251,6 +251,10 @@ impl Stage for PluginStage {
         Resources { memory: memory.unwrap_or(0), ..Resources::default() }
     }
 
+    fn is_external(&self) -> bool {
+        true
+    }
+
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
         Ok(self.work(ctx)?)
     }
