@@ -24,6 +24,9 @@ pub trait EventSink: Sync {
 
     /// A unit's work was committed; its [`StageEvent::Unit`] follows.
     fn kept(&self, _name: &str, _record: &ActionRecord) {}
+
+    /// A unit's work was found in the cache; its [`StageEvent::Unit`] follows.
+    fn found(&self, _name: &str, _record: &ActionRecord) {}
 }
 
 /// A sink for tests and tools that have no reader.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use qpipe_cache::{ActionRecord, Digest, KeyDoc, KeyValue, Lookup, OutputRecord, Store};
+use qpipe_cache::{ActionKey, ActionRecord, Digest, KeyDoc, KeyValue, Lookup, OutputRecord, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StageError;
@@ -206,14 +206,12 @@ impl Context<'_> {
     ) -> Result<ActionRecord, StageError> {
         self.checkpoint()?;
         let key = doc.key();
-        if let Lookup::Hit(record) = self.store.lookup(&key) {
-            self.unit_done(name, true);
-            return Ok(*record);
+        if let Some(record) = self.found(name, &key) {
+            return Ok(record);
         }
         let _single_flight = self.store.lock(&key)?;
-        if let Lookup::Hit(record) = self.store.lookup(&key) {
-            self.unit_done(name, true);
-            return Ok(*record);
+        if let Some(record) = self.found(name, &key) {
+            return Ok(record);
         }
         let (started_unix_ms, clock) = (unix_ms(), Instant::now());
         let output = work()?;
@@ -222,6 +220,13 @@ impl Context<'_> {
         self.events.kept(name, &record);
         self.unit_done(name, false);
         Ok(record)
+    }
+
+    fn found(&self, name: &str, key: &ActionKey) -> Option<ActionRecord> {
+        let Lookup::Hit(record) = self.store.lookup(key) else { return None };
+        self.events.found(name, &record);
+        self.unit_done(name, true);
+        Some(*record)
     }
 
     fn unit_done(&self, name: &str, cached: bool) {

@@ -4,12 +4,13 @@
 //! A unit of the stage is kept by the engine as one file: the length of its record, the record, and its blobs in the order
 //! in which the record names them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use qpipe_cache::{ActionRecord, Digest, Store};
+use qpipe_cache::{ActionKey, ActionRecord, Digest, Store};
 use serde_json::Value;
 
 use super::message::{Reply, RunRequest};
@@ -31,6 +32,10 @@ pub(super) struct Host {
     scratch: PathBuf,
     /// Blobs that the engine has.
     given: BTreeSet<Digest>,
+    /// What the engine calls units.
+    told: Mutex<BTreeMap<ActionKey, String>>,
+    /// What earlier tries kept and is of no use, with why: it is done again.
+    pub(super) unread: Vec<String>,
 }
 
 impl Host {
@@ -44,10 +49,14 @@ impl Host {
                 store.adopt_file(&blob.digest, Path::new(&blob.path))?;
             }
         }
-        for unit in request.units.values() {
-            restore(&store, Path::new(&unit.path)).map_err(transient)?;
+        let (mut told, mut unread) = (BTreeMap::new(), Vec::new());
+        for (name, unit) in &request.units {
+            match restore(&store, Path::new(&unit.path)) {
+                Ok(key) => drop(told.insert(key, name.clone())),
+                Err(error) => unread.push(format!("unit `{name}` cannot be read and is done again: {error}")),
+            }
         }
-        Ok(Self { store, scratch, given })
+        Ok(Self { store, scratch, given, told: Mutex::new(told), unread })
     }
 
     /// A unit as a file for the engine to keep: its name there, and where it is.
@@ -64,7 +73,14 @@ impl Host {
             let from = self.store.blob_path(&output.digest).map_err(io::Error::other)?;
             io::copy(&mut File::open(from)?, &mut file)?;
         }
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(record.key, name.clone());
         Ok((name, path))
+    }
+
+    /// What the engine calls a unit that was found.
+    pub(super) fn told_name(&self, name: &str, record: &ActionRecord) -> String {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.get(&record.key).cloned().unwrap_or_else(|| unit_name(name, record))
     }
 
     /// What a job made, as announcements of outputs.
@@ -127,8 +143,8 @@ fn unit_name(name: &str, record: &ActionRecord) -> String {
     format!("u-{name}-{}", record.key.short())
 }
 
-/// Brings a kept unit back.
-fn restore(store: &Store, path: &Path) -> io::Result<()> {
+/// Brings a kept unit back; its key.
+fn restore(store: &Store, path: &Path) -> io::Result<ActionKey> {
     let mut file = File::open(path)?;
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
@@ -147,7 +163,8 @@ fn restore(store: &Store, path: &Path) -> io::Result<()> {
             return Err(io::Error::other(format!("the unit's blob {} is damaged", output.digest)));
         }
     }
-    store.commit(&record).map_err(io::Error::other)
+    store.commit(&record).map_err(io::Error::other)?;
+    Ok(record.key)
 }
 
 /// Puts `blob:DIGEST` where the document has a fresh blob's digest.

@@ -97,7 +97,14 @@ fn a_document_without_blobs_of_its_own_is_told_as_it_is() {
 struct Engine<'a> {
     host: &'a Host,
     folder: PathBuf,
-    kept: std::sync::Mutex<BTreeMap<String, WireBlob>>,
+    kept: Mutex<BTreeMap<String, WireBlob>>,
+    found: Mutex<BTreeSet<String>>,
+}
+
+impl<'a> Engine<'a> {
+    fn of(host: &'a Host, folder: &tempfile::TempDir) -> Self {
+        Self { host, folder: folder.path().to_owned(), kept: Mutex::default(), found: Mutex::default() }
+    }
 }
 
 impl EventSink for Engine<'_> {
@@ -109,6 +116,10 @@ impl EventSink for Engine<'_> {
         fs::rename(Path::new(&self.host.scratch).join(path), &to).unwrap();
         let blob = WireBlob { digest: Digest::of_file(&to).unwrap(), path: to.to_str().unwrap().to_owned() };
         self.kept.lock().unwrap().insert(name, blob);
+    }
+
+    fn found(&self, name: &str, record: &ActionRecord) {
+        self.found.lock().unwrap().insert(self.host.told_name(name, record));
     }
 }
 
@@ -140,28 +151,47 @@ fn units_come_back_in_a_next_try() {
     let (first, second, kept) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let host = Host::open(&request(first.path(), BTreeMap::new())).unwrap();
-    let engine = Engine { host: &host, folder: kept.path().to_owned(), kept: std::sync::Mutex::default() };
+    let engine = Engine::of(&host, &kept);
     assert_eq!(work(&host, &engine), ["layer 0/q", "layer 1"]);
     let mut units = engine.kept.into_inner().unwrap();
     assert!(units.keys().all(|name| name.starts_with("u-layer-") && !name.contains(['/', ' '])), "{units:?}");
     assert_eq!(units.len(), 2);
 
     let again = Host::open(&request(second.path(), units.clone())).unwrap();
-    assert_eq!(work(&again, &()), [""; 0]);
+    let engine = Engine::of(&again, &kept);
+    assert_eq!(work(&again, &engine), [""; 0]);
+    assert!(engine.found.into_inner().unwrap().iter().eq(units.keys()), "by the names that were told");
     let key = KeyDoc::new("made/layer 1", 1).key();
     assert!(matches!(again.store.lookup(&key), Lookup::Hit(_)));
 
     let third = tempfile::tempdir().unwrap();
-    let (_, half) = units.pop_first().unwrap();
+    assert!(units.pop_first().is_some());
     let again = Host::open(&request(third.path(), units)).unwrap();
     assert_eq!(work(&again, &()), ["layer 0/q"]);
+}
 
+#[test]
+fn a_unit_that_cannot_be_read_is_done_again() {
+    let folders = [(); 5].map(|()| tempfile::tempdir().unwrap());
+    let [first, kept, then @ ..] = &folders;
+    let host = Host::open(&request(first.path(), BTreeMap::new())).unwrap();
+    let engine = Engine::of(&host, kept);
+    work(&host, &engine);
+    let units = engine.kept.into_inner().unwrap();
+    let (name, unit) = units.first_key_value().unwrap();
+    let bytes = fs::read(&unit.path).unwrap();
+    let mut damaged = bytes.clone();
     // the last byte of a blob
-    let mut bytes = fs::read(&half.path).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&half.path, bytes).unwrap();
-    let fourth = tempfile::tempdir().unwrap();
-    let damaged = BTreeMap::from([("unit".to_owned(), half)]);
-    let error = Host::open(&request(fourth.path(), damaged)).err().unwrap().to_string();
-    assert!(error.contains("is damaged"), "{error}");
+    *damaged.last_mut().unwrap() ^= 1;
+    let too_long = [&u64::MAX.to_le_bytes()[..], &bytes[8..]].concat();
+    let cases = [(damaged, "is damaged"), (too_long, "it is no unit"), (bytes[..4].to_vec(), "")];
+    for (folder, (bytes, why)) in then.iter().zip(cases) {
+        fs::remove_file(&unit.path).unwrap();
+        fs::write(&unit.path, bytes).unwrap();
+        let again = Host::open(&request(folder.path(), units.clone())).unwrap();
+        let begins = format!("unit `{name}` cannot be read and is done again: ");
+        let [said] = again.unread.as_slice() else { panic!("{:?}", again.unread) };
+        assert!(said.starts_with(&begins) && said.contains(why), "{said}");
+        assert_eq!(work(&again, &()), ["layer 0/q"]);
+    }
 }

@@ -305,6 +305,9 @@ impl<W: Write + Send> Server<'_, W> {
             Owner::Engine => None,
             Owner::Plugin => Some(Host::open(request)?),
         };
+        for message in host.iter().flat_map(|host| &host.unread) {
+            self.send(&Reply::Log { id: request.id, message: message.clone() });
+        }
         let no_store = || StageError::Bug("this worker needs the path of the store".into());
         let store = match &host {
             Some(host) => host.store.clone(),
@@ -374,8 +377,8 @@ impl<W: Write + Send> EventSink for Events<'_, '_, W> {
         let id = self.id;
         self.server.send(&match event {
             StageEvent::Progress { done, total, what } => Reply::Progress { id, done, total, what },
-            // what was kept has been told with its file
-            StageEvent::Unit { cached: false, .. } if self.host.is_some() => return,
+            // has been told by the name that the engine knows
+            StageEvent::Unit { .. } if self.host.is_some() => return,
             StageEvent::Unit { name, cached } => Reply::Checkpoint { id, name, cached, path: None },
             StageEvent::Log { message } => Reply::Log { id, message },
         });
@@ -389,5 +392,11 @@ impl<W: Write + Send> EventSink for Events<'_, '_, W> {
             // the work is done all the same, and will be done again after a kill
             Err(error) => Reply::Log { id, message: format!("unit `{name}` cannot be kept: {error}") },
         });
+    }
+
+    fn found(&self, name: &str, record: &ActionRecord) {
+        let Some(host) = self.host else { return };
+        let name = host.told_name(name, record);
+        self.server.send(&Reply::Checkpoint { id: self.id, name, cached: true, path: None });
     }
 }
