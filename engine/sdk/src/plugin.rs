@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use qpipe_cache::Store;
 
@@ -24,8 +25,14 @@ use crate::protocol::{self, ServeError, transport};
 use crate::stage::{Context, Outcome, SourceData, Stage, StageRegistry};
 use crate::value::Params;
 
+/// How long a job has to stop after the conversation has ended.
+const GRACE: Duration = Duration::from_secs(2);
+/// The exit status of a program whose job did not.
+const OVERDUE: i32 = 1;
+
 /// Serves stages to the engine that started this program, until it ends the conversation. What the program prints goes to the
-/// log: standard output is the protocol's. Arguments are the program's own.
+/// log: standard output is the protocol's. Arguments are the program's own. A job that runs then is asked to stop; where it
+/// does not within 2 s, the program ends without it.
 #[must_use]
 pub fn main(stages: Vec<Box<dyn Stage>>) -> ExitCode {
     let registry = stages.into_iter().fold(StageRegistry::default(), StageRegistry::with);
@@ -76,12 +83,22 @@ pub fn run_alone(stage: &dyn Stage, given: &Params, store: &Store) -> Result<Out
 fn serve(registry: &StageRegistry, worker: &str) -> Result<(), PluginError> {
     if let Some(folder) = std::env::var_os(transport::FOLDER) {
         let (input, output) = transport::worker_ends(Path::new(&folder), transport::PATIENCE);
-        return Ok(protocol::serve_plugin(registry, worker, input, output)?);
+        return Ok(protocol::serve_plugin(registry, worker, input, output, leave_soon)?);
     }
     // whatever prints must not stand among the messages
     let output = rustix::io::dup(io::stdout()).map_err(io::Error::from)?;
     rustix::stdio::dup2_stdout(io::stderr()).map_err(io::Error::from)?;
-    Ok(protocol::serve_plugin(registry, worker, io::stdin().lock(), std::fs::File::from(output))?)
+    let output = std::fs::File::from(output);
+    Ok(protocol::serve_plugin(registry, worker, io::stdin().lock(), output, leave_soon)?)
+}
+
+/// Ends the program in a while, whatever still runs in it: nobody hears of it any more.
+fn leave_soon() {
+    std::thread::spawn(|| {
+        std::thread::sleep(GRACE);
+        #[expect(clippy::exit, reason = "a stage that does not stop cannot be ended otherwise")]
+        std::process::exit(OVERDUE);
+    });
 }
 
 /// Why a plugin's program ends.

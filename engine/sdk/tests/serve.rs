@@ -257,7 +257,7 @@ fn a_plugin_is_asked_for_a_key_every_time_unless_it_promises_something() {
         let mut said = Vec::new();
         let hello = r#"{"type":"hello","protocol":{"min":1,"max":1},"engine":"e","heartbeat_ms":60000}"#;
         let asked = format!("{hello}\n{}\n", r#"{"type":"describe","id":1}"#);
-        serve_plugin(registry, "scale 1", asked.as_bytes(), &mut said).unwrap();
+        serve_plugin(registry, "scale 1", asked.as_bytes(), &mut said, || ()).unwrap();
         let last = String::from_utf8(said).unwrap().lines().last().unwrap().to_owned();
         serde_json::from_str::<serde_json::Value>(&last).unwrap()["stages"][0]["keyed_by"].clone()
     };

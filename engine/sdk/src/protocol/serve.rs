@@ -59,6 +59,9 @@ impl Owner {
 
 /// Serves the stages of a plugin until the engine ends the conversation. `worker`: program and version, for logs.
 ///
+/// `ended` is called when nothing more will be heard: a job that runs is asked to stop before, and waited for after. A
+/// stage may never stop; a program that has to end all the same sees to it there.
+///
 /// # Errors
 /// [`ServeError`] when the engine does not keep to the protocol; it is told so before.
 pub fn serve_plugin(
@@ -66,8 +69,9 @@ pub fn serve_plugin(
     worker: &str,
     input: impl BufRead,
     output: impl Write + Send,
+    ended: impl FnOnce(),
 ) -> Result<(), ServeError> {
-    serve_as(Owner::Plugin, registry, worker, input, output)
+    serve_as(Owner::Plugin, registry, worker, input, output, ended)
 }
 
 /// Serves the engine's own stages until it closes `input`. `worker`: program and version, for logs.
@@ -80,7 +84,7 @@ pub fn serve(
     input: impl BufRead,
     output: impl Write + Send,
 ) -> Result<(), ServeError> {
-    serve_as(Owner::Engine, registry, worker, input, output)
+    serve_as(Owner::Engine, registry, worker, input, output, || ())
 }
 
 fn serve_as(
@@ -89,6 +93,7 @@ fn serve_as(
     worker: &str,
     mut input: impl BufRead,
     output: impl Write + Send,
+    ended: impl FnOnce(),
 ) -> Result<(), ServeError> {
     let (output, job, store) = (Mutex::new(output), Mutex::new(None), Mutex::new(None));
     let server = Server { owner, registry, output, job, store };
@@ -106,6 +111,7 @@ fn serve_as(
         });
         let result = server.listen(scope, &mut input);
         server.cancel(None);
+        ended();
         drop(stop);
         result.map_err(|error| server.refuse(error))
     })
