@@ -24,12 +24,14 @@ without the engine: `python3 tally.py --try tally text=a.txt --out DIR`.
 """
 
 import dataclasses
+import importlib.machinery
 import inspect
 import json
 import math
 import os
 import struct
 import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -47,6 +49,8 @@ PROTOCOL, MINOR = 1, 1
 LONGEST_MESSAGE = 1 << 20
 # where messages go through files: seconds between looks, and how long the engine may be silent
 LOOK, SILENCE = (0.002, 0.02), 30.0
+# of a program with more files of its own than this, only those are told that are loaded when it begins
+MOST_FILES = 1000
 
 
 class StageError(Exception):
@@ -418,7 +422,7 @@ def _number(value):
 class _Worker:
     def __init__(self, write, heartbeat=False):
         self.write, self.heartbeat, self.lock, self.job, self.minor = write, heartbeat, threading.Lock(), None, 0
-        self.wake, self.queue = threading.Condition(), []
+        self.wake, self.queue, self.own = threading.Condition(), [], None
 
     def say(self, kind, **fields):
         line = json.dumps({"type": kind, **fields}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -466,6 +470,9 @@ class _Worker:
 
     def answer(self, message):
         kind, id = message["type"], message.get("id")
+        if self.own is None and kind in ("describe", "key", "run"):
+            # before any job, so that what a job imports comes late
+            self.own = _Own()
         if kind == "hello":
             versions = message["protocol"]
             if not versions["min"] <= PROTOCOL <= versions["max"]:
@@ -480,8 +487,7 @@ class _Worker:
                 threading.Thread(target=self.beat, args=(seconds,), daemon=True).start()
         elif kind == "describe":
             stages = [one.description for one in _STAGES.values()]
-            beside = {file: path for file, (_, path) in _own_files().items()}
-            self.say("description", id=id, stages=stages, sources=beside)
+            self.say("description", id=id, stages=stages, sources=self.own.files)
         elif kind in ("key", "run"):
             try:
                 {"key": self.key, "run": self.run}[kind](message)
@@ -502,7 +508,7 @@ class _Worker:
         problems = stage.check(params) if stage.check else []
         told = {}
         if self.minor < 1:
-            told["sources"] = {f"module:{module}": path for module, path in _own_files().values()}
+            told["sources"] = {f"module:{file[:-3].replace('/', '.')}": path for file, path in self.own.files.items()}
         if problems:
             told["problems"] = [{"path": _word(path), "message": text} for path, text in problems]
         if stage.numerics:
@@ -513,6 +519,9 @@ class _Worker:
         stage, params = _asked(message)
         self.job = job = Job(message, self.say, stage, keeps_units=self.minor >= 1)
         stage.run(*([job, params] if stage.params else [job]))
+        for module, file in self.own.late(job.scratch):
+            raise ConfigError(f"module `{module}` ({file}) is the program's own and was imported late, so that no key knows "
+                              "its content; import it where the program begins")
         job._finish()
         self.say("done", id=message["id"])
 
@@ -524,16 +533,108 @@ def _asked(message):
     return stage, _given(stage.params, message.get("params") or {}) if stage.params else None
 
 
-def _own_files():
-    """Modules beside the program, whose content is part of what it is: by file, each with its name and its path."""
-    main = Path(os.path.abspath(sys.argv[0]))
-    found = {}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        file = file and Path(os.path.abspath(file))
-        if file and file != main and main.parent in file.parents:
-            found[file.relative_to(main.parent).as_posix()] = (name, str(file))
-    return found
+class _Own:
+    """The program's own files besides its script, whose content is part of what it is.
+
+    They are the modules beside the program, and the package of each stage's function: all of them, as some may be
+    imported late. In folders of other things, such as the interpreter's programs, they are those that are loaded.
+    """
+
+    def __init__(self):
+        script = sys.argv[0]
+        self.main, self.seen, self.strays = os.path.realpath(script), set(), []
+        is_module = getattr(sys.modules["__main__"], "__spec__", None) is not None
+        beside = Path(self.main).parent
+        whole = [_package(sys.modules.get(name)) for name in
+                 ["__main__"] * is_module + [stage.run.__module__ for stage in _STAGES.values()]]
+        whole = [root for root in dict.fromkeys([*([] if is_module else [(beside, beside)]), *whole]) if root]
+        # folders, and what names are relative to; a folder with a link in its path as it is spelled, too
+        self.roots = whole + ([] if is_module else [(Path(os.path.abspath(script)).parent,) * 2])
+        programs = {os.path.realpath(folder) for folder in (os.path.dirname(sys.executable), sysconfig.get_path("scripts"))}
+        found = [file for folder, _ in whole if str(folder) not in programs for file in _code_in(folder, set())]
+        self.files = {}
+        for file in (found if len(found) <= MOST_FILES else []) + [file for _, file in self._loaded()]:
+            name = self._name(file)
+            while self.files.get(name, str(file)) != str(file):
+                name = f"+{name}"
+            if is_module or os.path.realpath(file) != self.main:
+                self.files[name] = str(file)
+        self.told = {self.main} | {os.path.realpath(file) for file in self.files.values()}
+
+    def late(self, scratch):
+        """Own modules, each with its file, that were loaded since and not told."""
+        scratch = Path(os.path.realpath(scratch))
+        self.strays += [(module, file) for module, file in self._loaded()
+                        if os.path.realpath(file) not in self.told and scratch not in file.parents]
+        return self.strays
+
+    def _loaded(self):
+        """Own modules that were loaded since this was asked last, each with its file."""
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and file not in self.seen:
+                self.seen.add(file)
+                there = next((one for one in (_at(file), Path(os.path.abspath(file))) if self._name(one)), None)
+                if there is not None:
+                    yield name, there
+
+    def _name(self, file):
+        """What an own file is called; `None` of another's."""
+        for folder, base in self.roots:
+            if file == folder or folder in file.parents and _is_own(file, folder):
+                return file.relative_to(base).as_posix()
+        return None
+
+
+def _is_own(file, root):
+    """Whether a file below a root is not one of an environment, or of a folder of data, that lies there as well."""
+    if any(part.startswith(".") or part in _INSTALLED for part in file.relative_to(root).parts):
+        return False
+    others = [os.path.dirname(os.__file__), os.environ.get("TMPDIR"), os.environ.get("HOME")]
+    others = [Path(os.path.realpath(other)) for other in others if other]
+    return not any(other in file.parents and other not in (root, *root.parents) for other in others)
+
+
+_INSTALLED = {"site-packages", "dist-packages"}
+_CODE = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
+
+
+def _at(file):
+    """Where a file lies; a link stays one, as it is a name beside the program."""
+    return Path(os.path.realpath(os.path.dirname(file)), os.path.basename(file))
+
+
+def _package(module):
+    """The folder of the whole package of a module, or where it has none its own folder, or where others share that,
+    itself; and what names are relative to. `None` of a program's script, or without a file."""
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    if spec is None or not isinstance(file, str):
+        return None
+    file = _at(file)
+    top, folder = None, file.parent
+    while (folder / "__init__.py").exists():
+        top, folder = folder, folder.parent
+    if top is None and "." in spec.name:
+        # a package without `__init__.py`
+        top = file.parents[spec.name.count(".") - 1]
+    if top is not None:
+        return top, top.parent
+    return (file if file.parent.name in _INSTALLED else file.parent), file.parent
+
+
+def _code_in(folder, been):
+    """The code of a folder and of the packages in it, tests left out."""
+    real = os.path.realpath(folder)
+    if folder.is_file():
+        yield folder
+    if not folder.is_dir() or real in been:
+        return
+    been.add(real)
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(_CODE) and not path.name.startswith("test_") and path.is_file():
+            yield path
+        elif path.name.isidentifier() and (path / "__init__.py").is_file():
+            yield from _code_in(path, been)
 
 
 def _class(error):
