@@ -442,23 +442,32 @@ class _Worker:
 
     def read(self, lines):
         """Reads what the engine says while a job runs, for a request to stop it. When the engine is gone, so is the worker."""
-        for line in lines:
-            if not line.strip():
-                continue
-            message = json.loads(line)
-            if message["type"] == "bye":
-                break
-            if message["type"] == "heartbeat":
-                continue
-            if message["type"] == "cancel":
-                job = self.job
-                if job is not None and job._id == message["id"]:
-                    job._stop.set()
-                continue
-            with self.wake:
-                self.queue.append(message)
-                self.wake.notify()
-        os._exit(0)
+        code = 1
+        try:
+            for line in lines:
+                if not line.strip():
+                    continue
+                message = json.loads(line)
+                if message["type"] == "bye":
+                    break
+                if message["type"] == "heartbeat":
+                    continue
+                if message["type"] == "cancel":
+                    job = self.job
+                    if job is not None and job._id == message.get("id"):
+                        job._stop.set()
+                    continue
+                with self.wake:
+                    self.queue.append(message)
+                    self.wake.notify()
+            code = 0
+        except Exception:
+            print("what the engine said is no message:", file=sys.stderr)
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            # the other thread waits for questions that would never come
+            os._exit(code)
 
     def serve(self):
         while True:
@@ -689,12 +698,16 @@ def _appended(path):
     """The lines that the engine appends to a file; no more after a long silence, or when the file is gone."""
     at, rest, heard, wait = 0, b"", time.monotonic(), LOOK[0]
     while True:
+        trouble = ""
         try:
             with open(path, "rb") as file:
                 file.seek(at)
                 new = file.read()
         except FileNotFoundError:
             return
+        except OSError as error:
+            # a network's file system recovers, or the engine has been silent for too long
+            new, trouble = b"", f": {error}"
         *lines, rest = (rest + new).split(b"\n")
         for line in lines:
             yield line.decode()
@@ -702,7 +715,7 @@ def _appended(path):
         if lines:
             heard, wait = time.monotonic(), LOOK[0]
         elif time.monotonic() - heard > SILENCE:
-            print(f"the engine has said nothing for {SILENCE:.0f} s", file=sys.stderr)
+            print(f"the engine has said nothing for {SILENCE:.0f} s{trouble}", file=sys.stderr)
             return
         else:
             time.sleep(wait)

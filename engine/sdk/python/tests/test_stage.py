@@ -1,5 +1,6 @@
 """The kit's side of the protocol: `python3 -m unittest discover engine/sdk/python/tests`."""
 
+import io
 import json
 import os
 import signal
@@ -191,6 +192,26 @@ class FileTransport(unittest.TestCase):
         with Engine(files=True) as engine:
             os.remove(engine.talk / "requests")
             self.assertEqual(engine.process.wait(10), 0)
+
+    def test_it_ends_at_what_is_no_message(self):
+        for line in (b"no message\n", b"[]\n", b"{}\n", b"\xff\n"):
+            for files in (False, True):
+                with self.subTest(line=line, files=files), Engine(files=files) as engine:
+                    engine.begin("wait")
+                    engine.hear()
+                    engine.write(line)
+                    self.assertEqual(engine.process.wait(10), 1)
+                    self.assertIn("is no message", engine.said())
+
+    def test_a_file_that_cannot_be_read_is_silence(self):
+        with tempfile.TemporaryDirectory() as folder:
+            silence, qpipe.SILENCE = qpipe.SILENCE, 0.2
+            stderr, sys.stderr = sys.stderr, io.StringIO()
+            try:
+                self.assertEqual(list(qpipe._appended(Path(folder))), [])
+                self.assertIn("directory", sys.stderr.getvalue())
+            finally:
+                qpipe.SILENCE, sys.stderr = silence, stderr
 
     def test_a_silent_engine_is_gone_and_one_that_was_only_unheard_is_not(self):
         lines = []
