@@ -86,9 +86,12 @@ def param(doc, *, default=dataclasses.MISSING, min=None, max=None, applies=None,
     """A parameter, as a field of a dataclass: what it says, and which values it takes.
 
     Without a default a study must give it, unless its type is optional. `applies=("scheme", ["nf4"])`: it has an effect
-    only while `scheme` is `nf4`. `in_key=False`: it only locates a file, or a device.
+    only while `scheme` is `nf4`. `in_key=False`: it only locates a file, or a device. A field that is a dataclass itself
+    is a node with properties; its own class as the default gives each of them its default.
     """
     about = {"doc": doc, "min": min, "max": max, "applies": applies, "in_key": in_key}
+    if isinstance(default, type) and dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=default, metadata={"qpipe": about})
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata={"qpipe": about | {"default": default}})
     return dataclasses.field(default=default, metadata={"qpipe": about})
@@ -118,9 +121,11 @@ class _Stage:
     files: typing.Tuple[str, ...]
     check: typing.Optional[typing.Callable]
     numerics: typing.Optional[typing.Callable]
+    estimate: typing.Optional[typing.Callable]
 
 
-def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determinism="exact", check=None, numerics=None):
+def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determinism="exact", check=None, numerics=None,
+          estimate=None):
     """Makes a function of a job and its parameters a stage type, described by the function's docstring.
 
     outputs: what it makes, each a file or a folder, with what it holds; or
@@ -130,11 +135,15 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
     check(params): rules that one parameter alone cannot state, as pairs of a parameter's name and what is wrong. The answer
     is kept: it must depend on the parameters and the files among them alone.
     numerics(params): what bytes depend on besides: a kind of device, or the machine that a measurement ran on.
+    estimate(params): the bytes of host memory that a job takes; jobs wait until the machine has them.
     """
     if (outputs is None) == (output is None):
         raise TypeError(f"stage `{kind}`: either `outputs` or `output` says what it makes")
     if determinism == "measurement" and numerics is None:
         raise TypeError(f"stage `{kind}`: a measurement needs `numerics`, which says what it ran on")
+    for name, one in (inputs or {}).items():
+        if not isinstance(one, _Port):
+            raise TypeError(f"stage `{kind}`: input `{name}` is a port: `port(\"files\", \"what it is\")`, not {one!r}")
 
     def register(function):
         params = _params_of(function, kind)
@@ -151,7 +160,7 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
             "keyed_by": "machine" if numerics else "params" if check else "nothing",
         }
         files = tuple(outputs) if outputs is not None else ("out",)
-        _STAGES[kind] = _Stage(kind, function, params, description, files, check, numerics)
+        _STAGES[kind] = _Stage(kind, function, params, description, files, check, numerics, estimate)
         return function
 
     return register
@@ -489,7 +498,8 @@ class _Worker:
                 os._exit(1)
             self.minor = message.get("minor", 0)
             program = f"{Path(sys.argv[0]).name}, qpipe_stage {__version__}"
-            can = ["key", "cancel", "resume"] + ["heartbeat"] * self.heartbeat
+            estimates = any(stage.estimate for stage in _STAGES.values())
+            can = ["key", "cancel", "resume"] + ["estimate"] * estimates + ["heartbeat"] * self.heartbeat
             self.say("hello", protocol=PROTOCOL, minor=MINOR, worker=program, capabilities=can)
             if self.heartbeat:
                 seconds = message.get("heartbeat_ms", 2000) / 1000
@@ -497,9 +507,9 @@ class _Worker:
         elif kind == "describe":
             stages = [one.description for one in _STAGES.values()]
             self.say("description", id=id, stages=stages, sources=self.own.files)
-        elif kind in ("key", "run"):
+        elif kind in ("key", "estimate", "run"):
             try:
-                {"key": self.key, "run": self.run}[kind](message)
+                {"key": self.key, "estimate": self.estimate, "run": self.run}[kind](message)
             except Cancelled:
                 self.say("cancelled", id=id)
             except BaseException as error:
@@ -522,10 +532,18 @@ class _Worker:
             told["problems"] = [{"path": _word(path), "message": text} for path, text in problems]
         if stage.numerics:
             told["numerics"] = stage.numerics(params)
-        self.say("keyed", id=message["id"], **told)
+        self.say("keyed", id=message.get("id"), **told)
+
+    def estimate(self, message):
+        stage, params = _asked(message)
+        told = {"host_bytes": int(stage.estimate(params))} if stage.estimate else {}
+        self.say("estimated", id=message.get("id"), **told)
 
     def run(self, message):
         stage, params = _asked(message)
+        lacking = [name for name in ("id", "scratch", "device") if name not in message]
+        if lacking:
+            raise StageError(f"a `run` without {', '.join(f'`{name}`' for name in lacking)}")
         self.job = job = Job(message, self.say, stage, keeps_units=self.minor >= 1)
         stage.run(*([job, params] if stage.params else [job]))
         for module, file in self.own.late(job.scratch):
@@ -536,10 +554,14 @@ class _Worker:
 
 
 def _asked(message):
-    stage = _STAGES.get(message["stage"])
+    kind, values = message.get("stage"), message.get("params") or {}
+    stage = _STAGES.get(kind) if isinstance(kind, str) else None
     if stage is None:
-        raise StageError(f"there is no stage `{message['stage']}`, only {', '.join(_STAGES)}")
-    return stage, _given(stage.params, message.get("params") or {}) if stage.params else None
+        missing = "the question names no stage" if kind is None else f"there is no stage `{kind}`"
+        raise StageError(f"{missing}, only {', '.join(_STAGES)}")
+    if not isinstance(values, dict):
+        raise StageError(f"`params` of a question is an object, not {values!r}")
+    return stage, _given(stage.params, values) if stage.params else None
 
 
 class _Own:
@@ -668,6 +690,8 @@ def main(heartbeat=False):
     """
     if sys.argv[1:2] == ["--try"]:
         return _try(sys.argv[2:])
+    if sys.argv[1:2] in (["--help"], ["-h"]):
+        return print(_usage())
     folder = os.environ.get("QSTAGE_DIR")
     if folder:
         lines, write = _appended(Path(folder, "requests")), lambda line: _append(Path(folder, "replies"), line)
@@ -725,7 +749,7 @@ def _appended(path):
 def _try(args):
     """`KIND NAME=VALUE … [--input PORT=FOLDER] --out FOLDER`: runs a stage, and prints what it tells."""
     if not args or args[0] not in _STAGES:
-        sys.exit(f"usage: --try {'|'.join(_STAGES)} NAME=VALUE … [--input PORT=FOLDER] --out FOLDER")
+        sys.exit(_usage())
     stage, values, inputs, out = _STAGES[args[0]], {}, {}, None
     rest = iter(args[1:])
     for word in rest:
@@ -748,12 +772,32 @@ def _try(args):
     job._finish()
 
 
+def _usage():
+    lines = [f"A plugin of qpipe, which speaks with an engine on its standard input and output (qpipe_stage {__version__}).",
+             f"Without one: {Path(sys.argv[0]).name} --try STAGE NAME=VALUE … [--input PORT=FOLDER] --out FOLDER"]
+    for stage in _STAGES.values():
+        lines += ["", f"{stage.kind}: {stage.description['doc'].splitlines()[0]}"]
+        for node in stage.description["nodes"]:
+            for name, told in _flat(node):
+                value = f" [{json.dumps(told['default'], ensure_ascii=False)}]" if "default" in told else ""
+                lines.append(f"  {name}={value}  {told['doc']}")
+        lines += [f"  --input {one['name']}={'' if one['required'] else ' [none]'}  {one['kind']}: {one['doc']}"
+                  for one in stage.description["inputs"]]
+    return "\n".join(lines)
+
+
+def _flat(node):
+    """The parameters of a node, by dotted name."""
+    if node["form"] == "value":
+        return [(node["name"], node)]
+    return [(f"{node['name']}.{prop['name']}", prop) for prop in node["props"]]
+
+
 def _read(stage, values):
     """Values from a command line, by the types that the stage declares, with its defaults."""
     given, types_of = {}, {}
     for node in stage.description["nodes"]:
-        for name, told in [(node["name"], node)] if node["form"] == "value" else [
-                (f"{node['name']}.{prop['name']}", prop) for prop in node["props"]]:
+        for name, told in _flat(node):
             types_of[name] = told["type"]
             if "default" in told:
                 given[name] = told["default"]
