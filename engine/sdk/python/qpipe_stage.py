@@ -17,7 +17,8 @@ A stage type is a function of a job and its parameters; a program with some of t
         ...
         job.output("table").write_text(...)
 
-    qpipe.main()
+    if __name__ == "__main__":
+        qpipe.main()
 
 What a program prints goes to the log; the protocol (docs/protocol.md) has standard output for itself. A program can be tried
 without the engine: `python3 tally.py --try tally text=a.txt --out DIR`.
