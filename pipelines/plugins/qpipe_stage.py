@@ -657,15 +657,16 @@ def _package(module):
 def _code_in(folder, been):
     """The code of a folder and of the packages in it, tests left out."""
     real = os.path.realpath(folder)
-    if folder.is_file():
+    if os.path.isfile(folder):
         yield folder
-    if not folder.is_dir() or real in been:
+    if real in been or not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):
         return
     been.add(real)
-    for path in sorted(folder.iterdir()):
-        if path.name.endswith(_CODE) and not path.name.startswith("test_") and path.is_file():
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if name.endswith(_CODE) and not name.startswith("test_") and os.path.isfile(path):
             yield path
-        elif path.name.isidentifier() and (path / "__init__.py").is_file():
+        elif name.isidentifier() and os.path.isfile(path / "__init__.py"):
             yield from _code_in(path, been)
 
 
