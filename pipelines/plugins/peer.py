@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -44,8 +44,8 @@ class Params:
                                    default=6.0, min=0.0, applies=("scheme", ["int8"]))
     compute_dtype: Literal["inherit", "f32", "f16", "bf16"] = qpipe.param("Dtype of activations. `inherit`: the model's.",
                                                                           default="inherit")
-    perplexity: Texts = field(default_factory=Texts)
-    boolq: Questions = field(default_factory=Questions)
+    perplexity: Texts = qpipe.param("Windows of a text: `nll` and `ppl`.", default=Texts)
+    boolq: Questions = qpipe.param("Yes or no questions: `acc`, `f1` and `margin`.", default=Questions)
     batch_tokens: int = qpipe.param("Tokens of one forward pass.", default=4096, min=1)
     device: Literal["auto", "cpu", "cuda"] = qpipe.param("`auto`: CUDA where there is a device.", default="auto",
                                                          in_key=False)
@@ -96,7 +96,7 @@ def torch_device(job, params):
         raise qpipe.ConfigError(
             "this stage needs torch, transformers and, for nf4, fp4 and int8, bitsandbytes; missing: "
             f"{', '.join(missing)}. `{sys.executable} -m pip install {' '.join(missing)}` installs what is missing for "
-            "the Python that this study names")
+            "the Python that this study names, in its own environment: what `pip install --user` installs is not seen here")
     # nothing may come from outside the key
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     import torch

@@ -106,8 +106,13 @@ fn a_new_plugin_works_and_so_does_its_test() {
     assert_eq!((&listed["schema"], &listed["plugins"][0]["problem"]), (&1.into(), &Value::Null), "{listed}");
     let again = project.qpipe(&["plugin", "new", "word-stats", "mine"]);
     assert!(!again.status.success(), "nothing is overwritten");
-    let bad = project.qpipe(&["plugin", "new", "Word Stats"]);
-    assert_eq!(bad.status.code(), Some(2));
+    for bad in ["Word Stats", "vars", "load", "exec", "qpipe_stage", "test"] {
+        for lang in ["python", "rust"] {
+            let refused = project.qpipe(&["plugin", "new", bad, "other", "--lang", lang]);
+            assert_eq!(refused.status.code(), Some(2), "{bad}");
+        }
+    }
+    assert!(!project.path("other").exists(), "nothing was written");
 }
 
 #[test]

@@ -95,6 +95,9 @@ pub enum CliError {
         help("a program on the search path, or the path of one, with a `/` in it")
     )]
     NoProgram(#[from] LaunchError),
+    #[error("no plugin can be called `{name}`: {reason}")]
+    #[diagnostic(code(qpipe::cli::name_taken), help("choose another name; nothing was written"))]
+    NameTaken { name: String, reason: &'static str },
     #[error("there is no crate `qpipe-sdk` {}", .looked.as_ref().map_or_else(|| "around here".to_owned(), |p| format!("in `{}`", p.display())))]
     #[diagnostic(code(qpipe::cli::no_sdk), help("say where `engine/sdk` of qpipe's sources is: `--sdk DIR`"))]
     NoSdk { looked: Option<PathBuf> },
@@ -131,6 +134,7 @@ impl CliError {
             | Self::UnknownRun { .. }
             | Self::NoPin { .. }
             | Self::NoProgram(_)
+            | Self::NameTaken { .. }
             | Self::NoSdk { .. }
             | Self::Select(_) => Exit::Usage,
             Self::Plan(error) => match error.class() {

@@ -142,7 +142,7 @@ fn a_plugin_without_the_kit_passes() {
     ok    tally events: what it says during a job is about the job, and progress stays within its total
     ok    tally metrics: every metric has a name and a number, or its spelling
     ok    tally inputs: leaves what it reads as it was
-    ok    tally scratch: writes nothing outside scratch
+    ok    tally scratch: writes nothing outside scratch; HOME, TMPDIR and the test's folder are watched
     ok    tally outputs: outputs are declared, announced once, complete, and within scratch
     ok    tally again: does a second job in the same process
     ok    tally unknown-fields: ignores fields that it does not know

@@ -169,3 +169,13 @@ fn the_kits_own_tests_pass() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("Ran 0 tests"), "{said}");
 }
+
+/// A copy, not a link: the folder of pipelines is copied by itself.
+#[test]
+fn the_shipped_kit_is_the_kit() {
+    let shipped = package().join("../../pipelines/plugins/qpipe_stage.py");
+    assert!(!fs::symlink_metadata(&shipped).unwrap().is_symlink());
+    let kit = fs::read_to_string(package().join("../sdk/python/qpipe_stage.py")).unwrap();
+    let is_same = fs::read_to_string(shipped).unwrap() == kit;
+    assert!(is_same, "cp engine/sdk/python/qpipe_stage.py pipelines/plugins/");
+}

@@ -17,19 +17,22 @@ A stage type is a function of a job and its parameters; a program with some of t
         ...
         job.output("table").write_text(...)
 
-    qpipe.main()
+    if __name__ == "__main__":
+        qpipe.main()
 
 What a program prints goes to the log; the protocol (docs/protocol.md) has standard output for itself. A program can be tried
 without the engine: `python3 tally.py --try tally text=a.txt --out DIR`.
 """
 
 import dataclasses
+import importlib.machinery
 import inspect
 import json
 import math
 import os
 import struct
 import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -47,6 +50,8 @@ PROTOCOL, MINOR = 1, 1
 LONGEST_MESSAGE = 1 << 20
 # where messages go through files: seconds between looks, and how long the engine may be silent
 LOOK, SILENCE = (0.002, 0.02), 30.0
+# of a program with more files of its own than this, only those are told that are loaded when it begins
+MOST_FILES = 1000
 
 
 class StageError(Exception):
@@ -82,9 +87,12 @@ def param(doc, *, default=dataclasses.MISSING, min=None, max=None, applies=None,
     """A parameter, as a field of a dataclass: what it says, and which values it takes.
 
     Without a default a study must give it, unless its type is optional. `applies=("scheme", ["nf4"])`: it has an effect
-    only while `scheme` is `nf4`. `in_key=False`: it only locates a file, or a device.
+    only while `scheme` is `nf4`. `in_key=False`: it only locates a file, or a device. A field that is a dataclass itself
+    is a node with properties; its own class as the default gives each of them its default.
     """
     about = {"doc": doc, "min": min, "max": max, "applies": applies, "in_key": in_key}
+    if isinstance(default, type) and dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=default, metadata={"qpipe": about})
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata={"qpipe": about | {"default": default}})
     return dataclasses.field(default=default, metadata={"qpipe": about})
@@ -114,9 +122,11 @@ class _Stage:
     files: typing.Tuple[str, ...]
     check: typing.Optional[typing.Callable]
     numerics: typing.Optional[typing.Callable]
+    estimate: typing.Optional[typing.Callable]
 
 
-def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determinism="exact", check=None, numerics=None):
+def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determinism="exact", check=None, numerics=None,
+          estimate=None):
     """Makes a function of a job and its parameters a stage type, described by the function's docstring.
 
     outputs: what it makes, each a file or a folder, with what it holds; or
@@ -126,11 +136,15 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
     check(params): rules that one parameter alone cannot state, as pairs of a parameter's name and what is wrong. The answer
     is kept: it must depend on the parameters and the files among them alone.
     numerics(params): what bytes depend on besides: a kind of device, or the machine that a measurement ran on.
+    estimate(params): the bytes of host memory that a job takes; jobs wait until the machine has them.
     """
     if (outputs is None) == (output is None):
         raise TypeError(f"stage `{kind}`: either `outputs` or `output` says what it makes")
     if determinism == "measurement" and numerics is None:
         raise TypeError(f"stage `{kind}`: a measurement needs `numerics`, which says what it ran on")
+    for name, one in (inputs or {}).items():
+        if not isinstance(one, _Port):
+            raise TypeError(f"stage `{kind}`: input `{name}` is a port: `port(\"files\", \"what it is\")`, not {one!r}")
 
     def register(function):
         params = _params_of(function, kind)
@@ -147,7 +161,7 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
             "keyed_by": "machine" if numerics else "params" if check else "nothing",
         }
         files = tuple(outputs) if outputs is not None else ("out",)
-        _STAGES[kind] = _Stage(kind, function, params, description, files, check, numerics)
+        _STAGES[kind] = _Stage(kind, function, params, description, files, check, numerics, estimate)
         return function
 
     return register
@@ -418,7 +432,7 @@ def _number(value):
 class _Worker:
     def __init__(self, write, heartbeat=False):
         self.write, self.heartbeat, self.lock, self.job, self.minor = write, heartbeat, threading.Lock(), None, 0
-        self.wake, self.queue = threading.Condition(), []
+        self.wake, self.queue, self.own = threading.Condition(), [], None
 
     def say(self, kind, **fields):
         line = json.dumps({"type": kind, **fields}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -438,23 +452,32 @@ class _Worker:
 
     def read(self, lines):
         """Reads what the engine says while a job runs, for a request to stop it. When the engine is gone, so is the worker."""
-        for line in lines:
-            if not line.strip():
-                continue
-            message = json.loads(line)
-            if message["type"] == "bye":
-                break
-            if message["type"] == "heartbeat":
-                continue
-            if message["type"] == "cancel":
-                job = self.job
-                if job is not None and job._id == message["id"]:
-                    job._stop.set()
-                continue
-            with self.wake:
-                self.queue.append(message)
-                self.wake.notify()
-        os._exit(0)
+        code = 1
+        try:
+            for line in lines:
+                if not line.strip():
+                    continue
+                message = json.loads(line)
+                if message["type"] == "bye":
+                    break
+                if message["type"] == "heartbeat":
+                    continue
+                if message["type"] == "cancel":
+                    job = self.job
+                    if job is not None and job._id == message.get("id"):
+                        job._stop.set()
+                    continue
+                with self.wake:
+                    self.queue.append(message)
+                    self.wake.notify()
+            code = 0
+        except Exception:
+            print("what the engine said is no message:", file=sys.stderr)
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            # the other thread waits for questions that would never come
+            os._exit(code)
 
     def serve(self):
         while True:
@@ -466,6 +489,9 @@ class _Worker:
 
     def answer(self, message):
         kind, id = message["type"], message.get("id")
+        if self.own is None and kind in ("describe", "key", "run"):
+            # before any job, so that what a job imports comes late
+            self.own = _Own()
         if kind == "hello":
             versions = message["protocol"]
             if not versions["min"] <= PROTOCOL <= versions["max"]:
@@ -473,18 +499,18 @@ class _Worker:
                 os._exit(1)
             self.minor = message.get("minor", 0)
             program = f"{Path(sys.argv[0]).name}, qpipe_stage {__version__}"
-            can = ["key", "cancel", "resume"] + ["heartbeat"] * self.heartbeat
+            estimates = any(stage.estimate for stage in _STAGES.values())
+            can = ["key", "cancel", "resume"] + ["estimate"] * estimates + ["heartbeat"] * self.heartbeat
             self.say("hello", protocol=PROTOCOL, minor=MINOR, worker=program, capabilities=can)
             if self.heartbeat:
                 seconds = message.get("heartbeat_ms", 2000) / 1000
                 threading.Thread(target=self.beat, args=(seconds,), daemon=True).start()
         elif kind == "describe":
             stages = [one.description for one in _STAGES.values()]
-            beside = {file: path for file, (_, path) in _own_files().items()}
-            self.say("description", id=id, stages=stages, sources=beside)
-        elif kind in ("key", "run"):
+            self.say("description", id=id, stages=stages, sources=self.own.files)
+        elif kind in ("key", "estimate", "run"):
             try:
-                {"key": self.key, "run": self.run}[kind](message)
+                {"key": self.key, "estimate": self.estimate, "run": self.run}[kind](message)
             except Cancelled:
                 self.say("cancelled", id=id)
             except BaseException as error:
@@ -502,38 +528,146 @@ class _Worker:
         problems = stage.check(params) if stage.check else []
         told = {}
         if self.minor < 1:
-            told["sources"] = {f"module:{module}": path for module, path in _own_files().values()}
+            told["sources"] = {f"module:{file[:-3].replace('/', '.')}": path for file, path in self.own.files.items()}
         if problems:
             told["problems"] = [{"path": _word(path), "message": text} for path, text in problems]
         if stage.numerics:
             told["numerics"] = stage.numerics(params)
-        self.say("keyed", id=message["id"], **told)
+        self.say("keyed", id=message.get("id"), **told)
+
+    def estimate(self, message):
+        stage, params = _asked(message)
+        told = {"host_bytes": int(stage.estimate(params))} if stage.estimate else {}
+        self.say("estimated", id=message.get("id"), **told)
 
     def run(self, message):
         stage, params = _asked(message)
+        lacking = [name for name in ("id", "scratch", "device") if name not in message]
+        if lacking:
+            raise StageError(f"a `run` without {', '.join(f'`{name}`' for name in lacking)}")
         self.job = job = Job(message, self.say, stage, keeps_units=self.minor >= 1)
         stage.run(*([job, params] if stage.params else [job]))
+        for module, file in self.own.late(job.scratch):
+            raise ConfigError(f"module `{module}` ({file}) is the program's own and was imported late, so that no key knows "
+                              "its content; import it where the program begins")
         job._finish()
         self.say("done", id=message["id"])
 
 
 def _asked(message):
-    stage = _STAGES.get(message["stage"])
+    kind, values = message.get("stage"), message.get("params") or {}
+    stage = _STAGES.get(kind) if isinstance(kind, str) else None
     if stage is None:
-        raise StageError(f"there is no stage `{message['stage']}`, only {', '.join(_STAGES)}")
-    return stage, _given(stage.params, message.get("params") or {}) if stage.params else None
+        missing = "the question names no stage" if kind is None else f"there is no stage `{kind}`"
+        raise StageError(f"{missing}, only {', '.join(_STAGES)}")
+    if not isinstance(values, dict):
+        raise StageError(f"`params` of a question is an object, not {values!r}")
+    return stage, _given(stage.params, values) if stage.params else None
 
 
-def _own_files():
-    """Modules beside the program, whose content is part of what it is: by file, each with its name and its path."""
-    main = Path(os.path.abspath(sys.argv[0]))
-    found = {}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        file = file and Path(os.path.abspath(file))
-        if file and file != main and main.parent in file.parents:
-            found[file.relative_to(main.parent).as_posix()] = (name, str(file))
-    return found
+class _Own:
+    """The program's own files besides its script, whose content is part of what it is.
+
+    They are the modules beside the program, and the package of each stage's function: all of them, as some may be
+    imported late. In folders of other things, such as the interpreter's programs, they are those that are loaded.
+    """
+
+    def __init__(self):
+        script = sys.argv[0]
+        self.main, self.seen, self.strays = os.path.realpath(script), set(), []
+        is_module = getattr(sys.modules["__main__"], "__spec__", None) is not None
+        beside = Path(self.main).parent
+        whole = [_package(sys.modules.get(name)) for name in
+                 ["__main__"] * is_module + [stage.run.__module__ for stage in _STAGES.values()]]
+        whole = [root for root in dict.fromkeys([*([] if is_module else [(beside, beside)]), *whole]) if root]
+        # folders, and what names are relative to; a folder with a link in its path as it is spelled, too
+        self.roots = whole + ([] if is_module else [(Path(os.path.abspath(script)).parent,) * 2])
+        programs = {os.path.realpath(folder) for folder in (os.path.dirname(sys.executable), sysconfig.get_path("scripts"))}
+        found = [file for folder, _ in whole if str(folder) not in programs for file in _code_in(folder, set())]
+        self.files = {}
+        for file in (found if len(found) <= MOST_FILES else []) + [file for _, file in self._loaded()]:
+            name = self._name(file)
+            while self.files.get(name, str(file)) != str(file):
+                name = f"+{name}"
+            if is_module or os.path.realpath(file) != self.main:
+                self.files[name] = str(file)
+        self.told = {self.main} | {os.path.realpath(file) for file in self.files.values()}
+
+    def late(self, scratch):
+        """Own modules, each with its file, that were loaded since and not told."""
+        scratch = Path(os.path.realpath(scratch))
+        self.strays += [(module, file) for module, file in self._loaded()
+                        if os.path.realpath(file) not in self.told and scratch not in file.parents]
+        return self.strays
+
+    def _loaded(self):
+        """Own modules that were loaded since this was asked last, each with its file."""
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and file not in self.seen:
+                self.seen.add(file)
+                there = next((one for one in (_at(file), Path(os.path.abspath(file))) if self._name(one)), None)
+                if there is not None:
+                    yield name, there
+
+    def _name(self, file):
+        """What an own file is called; `None` of another's."""
+        for folder, base in self.roots:
+            if file == folder or folder in file.parents and _is_own(file, folder):
+                return file.relative_to(base).as_posix()
+        return None
+
+
+def _is_own(file, root):
+    """Whether a file below a root is not one of an environment, or of a folder of data, that lies there as well."""
+    if any(part.startswith(".") or part in _INSTALLED for part in file.relative_to(root).parts):
+        return False
+    others = [os.path.dirname(os.__file__), os.environ.get("TMPDIR"), os.environ.get("HOME")]
+    others = [Path(os.path.realpath(other)) for other in others if other]
+    return not any(other in file.parents and other not in (root, *root.parents) for other in others)
+
+
+_INSTALLED = {"site-packages", "dist-packages"}
+_CODE = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
+
+
+def _at(file):
+    """Where a file lies; a link stays one, as it is a name beside the program."""
+    return Path(os.path.realpath(os.path.dirname(file)), os.path.basename(file))
+
+
+def _package(module):
+    """The folder of the whole package of a module, or where it has none its own folder, or where others share that,
+    itself; and what names are relative to. `None` of a program's script, or without a file."""
+    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    if spec is None or not isinstance(file, str):
+        return None
+    file = _at(file)
+    top, folder = None, file.parent
+    while (folder / "__init__.py").exists():
+        top, folder = folder, folder.parent
+    if top is None and "." in spec.name:
+        # a package without `__init__.py`
+        top = file.parents[spec.name.count(".") - 1]
+    if top is not None:
+        return top, top.parent
+    return (file if file.parent.name in _INSTALLED else file.parent), file.parent
+
+
+def _code_in(folder, been):
+    """The code of a folder and of the packages in it, tests left out."""
+    real = os.path.realpath(folder)
+    if os.path.isfile(folder):
+        yield folder
+    if real in been or not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):
+        return
+    been.add(real)
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if name.endswith(_CODE) and not name.startswith("test_") and os.path.isfile(path):
+            yield path
+        elif name.isidentifier() and os.path.isfile(path / "__init__.py"):
+            yield from _code_in(path, been)
 
 
 def _class(error):
@@ -558,6 +692,8 @@ def main(heartbeat=False):
     """
     if sys.argv[1:2] == ["--try"]:
         return _try(sys.argv[2:])
+    if sys.argv[1:2] in (["--help"], ["-h"]):
+        return print(_usage())
     folder = os.environ.get("QSTAGE_DIR")
     if folder:
         lines, write = _appended(Path(folder, "requests")), lambda line: _append(Path(folder, "replies"), line)
@@ -588,12 +724,16 @@ def _appended(path):
     """The lines that the engine appends to a file; no more after a long silence, or when the file is gone."""
     at, rest, heard, wait = 0, b"", time.monotonic(), LOOK[0]
     while True:
+        trouble = ""
         try:
             with open(path, "rb") as file:
                 file.seek(at)
                 new = file.read()
         except FileNotFoundError:
             return
+        except OSError as error:
+            # a network's file system recovers, or the engine has been silent for too long
+            new, trouble = b"", f": {error}"
         *lines, rest = (rest + new).split(b"\n")
         for line in lines:
             yield line.decode()
@@ -601,7 +741,7 @@ def _appended(path):
         if lines:
             heard, wait = time.monotonic(), LOOK[0]
         elif time.monotonic() - heard > SILENCE:
-            print(f"the engine has said nothing for {SILENCE:.0f} s", file=sys.stderr)
+            print(f"the engine has said nothing for {SILENCE:.0f} s{trouble}", file=sys.stderr)
             return
         else:
             time.sleep(wait)
@@ -611,7 +751,7 @@ def _appended(path):
 def _try(args):
     """`KIND NAME=VALUE … [--input PORT=FOLDER] --out FOLDER`: runs a stage, and prints what it tells."""
     if not args or args[0] not in _STAGES:
-        sys.exit(f"usage: --try {'|'.join(_STAGES)} NAME=VALUE … [--input PORT=FOLDER] --out FOLDER")
+        sys.exit(_usage())
     stage, values, inputs, out = _STAGES[args[0]], {}, {}, None
     rest = iter(args[1:])
     for word in rest:
@@ -634,12 +774,32 @@ def _try(args):
     job._finish()
 
 
+def _usage():
+    lines = [f"A plugin of qpipe, which speaks with an engine on its standard input and output (qpipe_stage {__version__}).",
+             f"Without one: {Path(sys.argv[0]).name} --try STAGE NAME=VALUE … [--input PORT=FOLDER] --out FOLDER"]
+    for stage in _STAGES.values():
+        lines += ["", f"{stage.kind}: {stage.description['doc'].splitlines()[0]}"]
+        for node in stage.description["nodes"]:
+            for name, told in _flat(node):
+                value = f" [{json.dumps(told['default'], ensure_ascii=False)}]" if "default" in told else ""
+                lines.append(f"  {name}={value}  {told['doc']}")
+        lines += [f"  --input {one['name']}={'' if one['required'] else ' [none]'}  {one['kind']}: {one['doc']}"
+                  for one in stage.description["inputs"]]
+    return "\n".join(lines)
+
+
+def _flat(node):
+    """The parameters of a node, by dotted name."""
+    if node["form"] == "value":
+        return [(node["name"], node)]
+    return [(f"{node['name']}.{prop['name']}", prop) for prop in node["props"]]
+
+
 def _read(stage, values):
     """Values from a command line, by the types that the stage declares, with its defaults."""
     given, types_of = {}, {}
     for node in stage.description["nodes"]:
-        for name, told in [(node["name"], node)] if node["form"] == "value" else [
-                (f"{node['name']}.{prop['name']}", prop) for prop in node["props"]]:
+        for name, told in _flat(node):
             types_of[name] = told["type"]
             if "default" in told:
                 given[name] = told["default"]

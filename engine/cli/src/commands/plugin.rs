@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use qpipe_engine::inventory::{self, PluginEntry};
-use qpipe_engine::manifest::read_plugins;
+use qpipe_engine::manifest::{read_plugins, why_taken};
 use qpipe_engine::ticket::Watched;
 use qpipe_sdk::StageRegistry;
 
@@ -20,6 +20,9 @@ use crate::printer::Printer;
 const NAME: &str = "NAME";
 /// The same as Python takes it for the name of a module.
 const MODULE: &str = "MODULE";
+
+/// Names that in Python are the kit's own, and that of a package of the standard library.
+const MODULES: [&str; 2] = ["qpipe_stage", "test"];
 
 /// The folder of the crate that a plugin in Rust depends on.
 const SDK: &str = "SDK";
@@ -46,9 +49,12 @@ pub(super) fn plugin(
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
     match command {
-        PluginCommand::New { name, dir, lang: Language::Python, .. } => new(name, dir, printer),
-        PluginCommand::New { name, dir, lang: Language::Rust, sdk } => {
-            new_in_rust(name, dir, sdk.as_deref(), printer)
+        PluginCommand::New { name, dir, lang, sdk } => {
+            refuse_taken(name, registry)?;
+            match lang {
+                Language::Python => new(name, dir, printer),
+                Language::Rust => new_in_rust(name, dir, sdk.as_deref(), printer),
+            }
         }
         PluginCommand::Ls { study, json } => ls(store, study.as_deref(), *json, printer),
         PluginCommand::Test(args) => conformance::test(registry, args, printer),
@@ -104,11 +110,23 @@ fn shown(path: &Path) -> String {
     here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display().to_string()
 }
 
+fn refuse_taken(name: &str, registry: &StageRegistry) -> Result<(), CliError> {
+    let is_module = MODULES.contains(&name).then_some("a module of Python has this name");
+    match why_taken(name, registry).or(is_module) {
+        Some(reason) => Err(CliError::NameTaken { name: name.to_owned(), reason }),
+        None => Ok(()),
+    }
+}
+
 fn new(name: &str, dir: &Path, printer: &mut Printer) -> Result<Exit, CliError> {
     write(&PYTHON, name, "", dir)?;
     let place = |file: &str| dir.join(file.replace(NAME, name)).display().to_string();
     printer.human(&format!("wrote   {}, its test, a study and the kit", place("NAME.py")));
     printer.human(&format!("hint: `qpipe run {}`", place("NAME.kdl")));
+    let (program, folder) = (place("NAME.py"), dir.display());
+    printer.human(&format!(
+        "hint: `python3 -m unittest discover {folder}` runs its test, `qpipe plugin test {program}` holds it to the protocol"
+    ));
     Ok(Exit::Ok)
 }
 
@@ -119,6 +137,10 @@ fn new_in_rust(name: &str, dir: &Path, sdk: Option<&Path>, printer: &mut Printer
     printer.human(&format!("wrote   {}, its test and a study", place("src/main.rs")));
     let (manifest, study) = (place("Cargo.toml"), place("NAME.kdl"));
     printer.human(&format!("hint: `cargo build --release --manifest-path {manifest} && qpipe run {study}`"));
+    let program = place("target/release/qpipe-stage-NAME");
+    printer.human(&format!(
+        "hint: `cargo test --manifest-path {manifest}` runs its test, `qpipe plugin test {program}` holds it to the protocol"
+    ));
     Ok(Exit::Ok)
 }
 

@@ -112,7 +112,9 @@ impl Rule {
                 ("outputs", "outputs are declared, announced once, complete, and within scratch")
             }
             Self::Inputs => ("inputs", "leaves what it reads as it was"),
-            Self::Scratch => ("scratch", "writes nothing outside scratch"),
+            Self::Scratch => {
+                ("scratch", "writes nothing outside scratch; HOME, TMPDIR and the test's folder are watched")
+            }
             Self::Again => ("again", "does a second job in the same process"),
             Self::Exact => ("exact", "equal inputs give equal bytes, in another process as well"),
             Self::Cancel => ("cancel", "with `cancel`: ends a job when asked to, and takes another"),

@@ -100,7 +100,7 @@ pub fn load_plugins(
     let (declared, mut errors, sources) = declared(path, text, options);
     let mut registry = registry.clone();
     for plugin in &declared {
-        if let Some(reason) = why_taken(&plugin.command.kind, &registry) {
+        if let Some(reason) = why_taken(&plugin.command.kind, &registry).map(str::to_owned) {
             let (name, span) = (plugin.command.kind.clone(), SourceSpan::from(plugin.span));
             errors.push(ManifestError::Plugin { name, reason, span, help: None });
             continue;
@@ -129,9 +129,10 @@ pub(super) fn is_loaded(node: &KdlNode, registry: &StageRegistry) -> bool {
     name.is_some_and(|name| registry.get(name).is_some())
 }
 
-fn why_taken(kind: &str, registry: &StageRegistry) -> Option<String> {
+/// Why no plugin can bring a stage type of this name.
+pub fn why_taken(kind: &str, registry: &StageRegistry) -> Option<&'static str> {
     if SECTIONS.contains(&kind) {
-        return Some("a section of the language has this name".into());
+        return Some("a section of the language has this name");
     }
-    registry.get(kind).map(|_| "another stage type has this name".into())
+    registry.get(kind).map(|_| "another stage type has this name")
 }

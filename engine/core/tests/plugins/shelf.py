@@ -1,7 +1,7 @@
 """Plugins on the Python kit: books of pages, which are documents with blobs."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -19,7 +19,7 @@ class Book:
     pages: list[str] = qpipe.param("the pages")
     title: Optional[str] = qpipe.param("what it is called", default=None)
     how: Literal["well", "lost", "twice", "config", "defect", "nan"] = qpipe.param("what happens", default="well")
-    style: Style = field(default_factory=Style)
+    style: Style = qpipe.param("how it looks", default=Style)
 
 
 def wrong(params):

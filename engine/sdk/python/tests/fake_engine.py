@@ -16,12 +16,19 @@ PATIENCE = 30.0
 
 
 class Engine:
-    """A plugin, started and greeted: `with Engine() as engine`. `files`: messages go through files."""
+    """A plugin, started and greeted: `with Engine() as engine`. `files`: messages go through files. `laid`: files beside
+    it, by name; `start`: how it is started, in its folder."""
 
-    def __init__(self, minor=1, files=False, env=None, greet=True):
-        self.folder = Path(tempfile.mkdtemp())
+    def __init__(self, minor=1, files=False, env=None, greet=True, laid=None, start=("sample.py",)):
+        self.folder = Path(os.path.realpath(tempfile.mkdtemp()))
         for file in ("tests/sample.py", "tests/neighbour.py", "qpipe_stage.py"):
             shutil.copy(HERE.parent / file, self.folder)
+        for name, text in (laid or {}).items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(text, Path):
+                (self.folder / name).symlink_to(self.folder / text)
+            else:
+                (self.folder / name).write_text(text)
         self.files, self.asked, self.jobs = files, 0, 0
         env = {**os.environ, **(env or {})}
         if files:
@@ -31,7 +38,7 @@ class Engine:
             (self.talk / "replies").touch()
             env["QSTAGE_DIR"] = str(self.talk)
         self.log = open(self.folder / "log", "w+b")
-        self.process = subprocess.Popen([sys.executable, str(self.folder / "sample.py")], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([sys.executable, *start], cwd=self.folder, stdin=subprocess.PIPE,
                                         stdout=self.log if files else subprocess.PIPE, stderr=self.log, env=env)
         self.replies = open(self.talk / "replies", "rb") if files else self.process.stdout
         self.watch = threading.Timer(PATIENCE, self.process.kill)

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Literal, Optional
 
@@ -27,7 +27,7 @@ class Words:
     scheme: Literal["nf4", "int8"] = qpipe.param("a scheme", default="nf4")
     block: int = qpipe.param("its block", default=64, applies=("scheme", ["nf4"]))
     device: str = qpipe.param("where", default="auto", in_key=False)
-    style: Style = field(default_factory=Style)
+    style: Style = qpipe.param("how it looks", default=Style)
 
 
 def wrong(params):
@@ -35,7 +35,7 @@ def wrong(params):
 
 
 @qpipe.stage("words", outputs={"table": "the words"}, inputs={"also": qpipe.port("files", "more", required=False)},
-             check=wrong)
+             check=wrong, estimate=lambda params: 1000 * params.top)
 def words(job: qpipe.Job, params: Words):
     """Lists the words of files."""
     print("no message")

@@ -1,5 +1,6 @@
 """The kit's side of the protocol: `python3 -m unittest discover engine/sdk/python/tests`."""
 
+import io
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ class Described(unittest.TestCase):
     def test_what_the_plugin_is_and_can(self):
         with Engine() as engine:
             self.assertEqual((engine.hello["protocol"], engine.hello["minor"]), (1, 1))
-            self.assertEqual(engine.hello["capabilities"], ["key", "cancel", "resume"])
+            self.assertEqual(engine.hello["capabilities"], ["key", "cancel", "resume", "estimate"])
             told = engine.ask("describe")
             beside = {name: str(engine.folder / name) for name in ("neighbour.py", "qpipe_stage.py")}
             self.assertEqual(told["sources"], beside)
@@ -38,7 +39,41 @@ class Described(unittest.TestCase):
             self.assertEqual(nodes["scheme"]["type"], {"choice": ["nf4", "int8"]})
             self.assertEqual(nodes["block"]["applies"], {"param": "scheme", "values": ["nf4"]})
             self.assertEqual((nodes["device"]["in_key"], nodes["style"]["form"]), (False, "group"))
+            self.assertEqual(nodes["style"]["doc"], "how it looks")
             self.assertEqual(nodes["style"]["props"][0]["type"], {"int": {"min": 0, "max": 8}})
+
+    def test_memory_is_estimated(self):
+        with Engine() as engine:
+            estimated = {"type": "estimated", "id": 1, "host_bytes": 3000}
+            self.assertEqual(engine.ask("estimate", stage="words", params={"text": "/a", "top": 3}), estimated)
+            self.assertEqual(engine.ask("estimate", stage="page"), {"type": "estimated", "id": 2})
+
+    def test_an_input_is_a_port(self):
+        for wrong in ("files", ("files", "what")):
+            with self.assertRaisesRegex(TypeError, r"input `src` is a port: `port\("):
+                qpipe.stage("wrong", outputs={"out": "it"}, inputs={"src": wrong})
+
+    def test_a_malformed_question_is_refused(self):
+        with Engine() as engine:
+            for kind in ("key", "estimate", "run"):
+                for question in ({}, {"stage": None}, {"stage": []}, {"stage": "page", "params": []},
+                                 {"stage": "page", "params": "a"}):
+                    # what is empty is as good as absent
+                    if kind != "run" and question.get("params") == []:
+                        continue
+                    answer = engine.ask(kind, **question)
+                    self.assertEqual((answer["type"], answer["class"]), ("error", "bug"), question)
+            self.assertIn("without `scratch`, `device`", engine.ask("run", stage="page")["message"])
+            self.assertNotIn("Traceback", engine.said())
+            self.assertEqual(engine.run("page")[1][-1]["type"], "done")
+
+    def test_shipped_plugins_say_what_everything_is(self):
+        for plugin in ("peer.py", "prune.py"):
+            with Engine(start=[str(HERE.parents[3] / "pipelines/plugins" / plugin)]) as engine:
+                for stage in engine.ask("describe")["stages"]:
+                    nodes = stage["nodes"] + [prop for node in stage["nodes"] for prop in node.get("props", [])]
+                    for told in [stage, *nodes, *stage["inputs"]]:
+                        self.assertTrue(told["doc"].strip(), (plugin, told))
 
     def test_a_key_holds_rules_and_numerics(self):
         with Engine() as engine:
@@ -192,6 +227,26 @@ class FileTransport(unittest.TestCase):
             os.remove(engine.talk / "requests")
             self.assertEqual(engine.process.wait(10), 0)
 
+    def test_it_ends_at_what_is_no_message(self):
+        for line in (b"no message\n", b"[]\n", b"{}\n", b"\xff\n"):
+            for files in (False, True):
+                with self.subTest(line=line, files=files), Engine(files=files) as engine:
+                    engine.begin("wait")
+                    engine.hear()
+                    engine.write(line)
+                    self.assertEqual(engine.process.wait(10), 1)
+                    self.assertIn("is no message", engine.said())
+
+    def test_a_file_that_cannot_be_read_is_silence(self):
+        with tempfile.TemporaryDirectory() as folder:
+            silence, qpipe.SILENCE = qpipe.SILENCE, 0.2
+            stderr, sys.stderr = sys.stderr, io.StringIO()
+            try:
+                self.assertEqual(list(qpipe._appended(Path(folder))), [])
+                self.assertIn("directory", sys.stderr.getvalue())
+            finally:
+                qpipe.SILENCE, sys.stderr = silence, stderr
+
     def test_a_silent_engine_is_gone_and_one_that_was_only_unheard_is_not(self):
         lines = []
         with tempfile.TemporaryDirectory() as folder:
@@ -240,6 +295,12 @@ class Trial(unittest.TestCase):
             self.assertEqual(tried("book", "pages=a,b").returncode, 0)
             self.assertEqual((out / "units/page/b").read_text(), "B")
             self.assertIn(b"no parameter `txt`", tried("words", "txt=a").stderr)
+            self.assertIn(b"--try STAGE", tried("wrods").stderr)
+            usage = subprocess.run([sys.executable, str(HERE / "sample.py"), "--help"], stdout=subprocess.PIPE, env=env)
+            self.assertEqual(usage.returncode, 0)
+            for line in ("words: Lists the words of files.", "  text=  the text", "  top= [10]  how many",
+                         "  style.indent= [0]  spaces", "  --input also= [none]  files: more"):
+                self.assertIn(line, usage.stdout.decode().splitlines())
 
 
 class Safetensors(unittest.TestCase):

@@ -23,4 +23,5 @@ def stage(job: qpipe.Job, params: Params):
     job.metric("distinct", len(counts), unit="words", headline=True)
 
 
-qpipe.main()
+if __name__ == "__main__":
+    qpipe.main()
