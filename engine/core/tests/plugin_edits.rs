@@ -66,7 +66,7 @@ impl Lab {
     fn registry(&self, text: &str, store: Option<&Store>) -> Result<StageRegistry, String> {
         let (options, none) = (LoadOptions::default(), StageRegistry::default());
         load_plugins(&self.path("lab.kdl"), text, &options, &none, &self.machine, store)
-            .map_err(|errors| errors.errors().iter().map(|error| format!("{error}\n")).collect())
+            .map_err(|errors| errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 
     fn run(&self, text: &str, registry: &StageRegistry) -> (RunResult, Vec<String>) {
@@ -195,4 +195,31 @@ fn a_pipe_among_a_plugin_s_files_is_an_error() {
         let told = lab.registry(&lab.text("", ""), store).err().unwrap();
         assert!(told.contains("`source:helper`") && told.contains("it is not a file"), "{told}");
     }
+}
+
+#[test]
+fn a_job_that_overwrites_its_input_is_a_bug() {
+    let Some(lab) = Lab::new("a_job_that_overwrites_its_input_is_a_bug") else { return };
+    let text = lab.text("", "overwrite");
+    let registry = lab.registry(&text, Some(&lab.store)).unwrap();
+    let (result, _) = lab.run(&text, &registry);
+    let (class, message) = failure(&result);
+    assert_eq!(class, ErrorClass::Bug);
+    assert!(message.starts_with("it changed its input `book`"), "{message}");
+    lab.file("book.txt", "a");
+    let (result, _) = lab.run(&text, &registry);
+    assert!(result.nodes[0].record().is_none(), "nothing was kept");
+}
+
+#[test]
+fn what_is_printed_is_log_and_a_traceback_is_shown() {
+    let Some(lab) = Lab::new("what_is_printed_is_log_and_a_traceback_is_shown") else { return };
+    let text = lab.text("", "");
+    let registry = lab.registry(&text, Some(&lab.store)).unwrap();
+    assert_eq!(lab.run(&text, &registry).1, ["about to work"]);
+    let text = lab.text("", "raise");
+    let (result, lines) = lab.run(&text, &registry);
+    let trace = ["about to raise", "Traceback (most recent call last):", "  here"];
+    assert_eq!(lines, trace, "what an earlier job printed is not told again");
+    assert_eq!(failure(&result), (ErrorClass::Bug, format!("ValueError: no\n{}", trace.join("\n"))));
 }

@@ -83,6 +83,8 @@ pub enum WorkerError {
     PathOrUnit { name: String },
     #[error("the worker was stopped: its processes took {} of memory, of {} allowed", mib(*seen), mib(*limit))]
     Memory { limit: u64, seen: u64 },
+    #[error("it changed its input `{name}`, or somebody else did meanwhile: {}", path.display())]
+    ChangedInput { name: String, path: PathBuf },
     #[error("the worker ended its job without the output `{name}`")]
     MissingOutput { name: String },
     #[error("the worker's artifact cannot be used: {reason}")]

@@ -13,7 +13,7 @@ use qpipe_sdk::{
     StageSpec,
 };
 
-use super::content::{Content, Part, Stamp};
+use super::content::{Content, PROGRAM, Part, SCRIPT, SOURCE, Stamp};
 use super::document::{self, ROOT};
 use super::error::WorkerError;
 use super::files::{FileEntry, Files, Output};
@@ -22,7 +22,7 @@ use super::machine::Machine;
 use super::notes::{Answers, Unkept};
 use super::process::Pool;
 use super::program::Program;
-use super::request::request;
+use super::request::{Given, length, request};
 use super::scratch::Scratch;
 use super::session::{Limits, Transport, Watch};
 use super::units::Keeper;
@@ -91,6 +91,13 @@ struct Heard {
 /// The files among parameters, as they are now.
 fn stamps(params: &Params) -> Option<Vec<Stamp>> {
     params.files().map(|(_, path)| Stamp::of(path)).collect()
+}
+
+/// Whether a source is there for a job to read. What a worker has loaded may be edited while it runs.
+fn is_given(source: &str) -> bool {
+    source
+        .strip_prefix(OWN)
+        .is_none_or(|part| ![PROGRAM, SCRIPT].contains(&part) && !part.starts_with(SOURCE))
 }
 
 impl PluginStage {
@@ -196,9 +203,10 @@ impl PluginStage {
         let mut request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
         let limit = self.pool.limits().job;
         request.deadline_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let given = Given::of(&request, is_given);
         let declared = self.outputs();
         let has_blobs = self.described.files.is_empty();
-        let keeper = Keeper::start(ctx, &work);
+        let keeper = Keeper::start(ctx, &work, length(&request)?);
         let (events, cancel, units) = (ctx.events, ctx.cancel, Some(&keeper));
         let watch = Watch { events, cancel, outputs: Some(&declared), has_blobs, units };
         let own = ctx
@@ -207,6 +215,7 @@ impl PluginStage {
             .filter_map(|(name, digest)| Some((name.strip_prefix(OWN)?.to_owned(), *digest)));
         self.pool.run(&own.collect(), &request, &watch, |finished| {
             let artifact = self.collect(ctx, &work, &finished)?;
+            given.check()?;
             Ok(Outcome { artifact, metrics: finished.metrics })
         })
     }

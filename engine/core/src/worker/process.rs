@@ -8,10 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use qpipe_cache::Store;
+use qpipe_sdk::StageEvent;
 use qpipe_sdk::protocol::{FailureClass, RunRequest, transport};
 
 use super::content::{Body, Content, Part, differing};
-use super::error::WorkerError;
+use super::error::{WorkerError, clipped};
 use super::job::Finished;
 use super::launch::{Group, Launch, LaunchError, tail};
 use super::log::Log;
@@ -36,6 +37,8 @@ pub struct WorkerCommand {
 const QUEUED: Duration = Duration::from_mins(10);
 /// How long it is given to end after `bye`.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How much of a job's log stands in the error that it ends with.
+const LAST_LINES: usize = 12;
 /// How often a worker is started anew whose program was changed meanwhile.
 pub(super) const TRIES: usize = 5;
 /// Where its two files are, in its folder.
@@ -105,10 +108,21 @@ impl Worker {
 
     /// Has it do a job.
     pub fn run(&mut self, request: RunRequest, watch: &Watch<'_>) -> Result<Finished, WorkerError> {
+        let length = self.log.len();
         let result = self.session.run(request, watch, &mut self.group);
+        let said = self.log.since(length);
+        for message in &said {
+            watch.events.emit(StageEvent::Log { message: message.clone() });
+        }
+        let last = said.get(said.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
         result.map_err(|error| match explained(error, &mut self.group, self.log.path()) {
             // it obeyed the signal without a word
             WorkerError::Lost { .. } if watch.cancel.requested() => WorkerError::Cancelled,
+            // a traceback, say
+            WorkerError::Failed { class: FailureClass::Bug, message } if !last.is_empty() => {
+                let message = clipped(format!("{message}\n{}", last.join("\n")));
+                WorkerError::Failed { class: FailureClass::Bug, message }
+            }
             other => other,
         })
     }
