@@ -293,7 +293,7 @@ fn the_engine_keeps_to_the_transcripts_of_units() {
             device: "auto",
             doc: Some(doc),
         };
-        let keeper = Keeper::start(&ctx, dir.path());
+        let keeper = Keeper::start(&ctx, dir.path(), 0);
         let (outputs, units) = (Some(outputs), Some(&keeper));
         let watch = Watch { events: &heard, cancel: &cancel, outputs, has_blobs, units };
         session.run(RunRequest { units: BTreeMap::new(), ..job.clone() }, &watch, &mut ()).unwrap()

@@ -10,10 +10,14 @@
 //! Each is a source `plugin:PART` of every key, unless the manifest's `semantics` stands in their place. The plugin's own digest leaves out the program where there is a script:
 //! another `python3` is no other plugin.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::{File, Metadata};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use qpipe_cache::{Digest, DigestError, Store};
 
@@ -26,6 +30,73 @@ const FUNCTION: &str = "b3:";
 pub(super) const PROGRAM: &str = "program";
 /// The name of a script.
 pub(super) const SCRIPT: &str = "script";
+
+/// What the parts are called that its description tells of, before their names.
+pub(super) const SOURCE: &str = "source:";
+
+/// The digests of a plugin's parts, by name.
+pub(super) type Content = BTreeMap<String, Digest>;
+
+/// The name of a part of which `other` has not what `content` has.
+pub(super) fn differing<'a>(content: &'a Content, other: &Content) -> Option<&'a str> {
+    content.iter().find(|(name, digest)| other.get(*name) != Some(digest)).map(|(name, _)| name.as_str())
+}
+
+/// What shows that somebody wrote to a file, without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Device, inode, length, modified.
+    file: (u64, u64, u64, (i64, i64)),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` where it cannot be looked at.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        let modified = (meta.mtime(), meta.mtime_nsec());
+        let file = (meta.dev(), meta.ino(), meta.len(), modified);
+        Some(Self { file, changed: (meta.ctime(), meta.ctime_nsec()) })
+    }
+
+    /// Whether it is the same file with the same content, whatever became of its mode and links.
+    pub(super) fn is_content_of(&self, other: &Self) -> bool {
+        self.file == other.file
+    }
+}
+
+/// The parts of a plugin as they are on the disk; what has not changed is not read again.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    pub(super) parts: Vec<Part>,
+    pub(super) store: Option<Store>,
+    known: BTreeMap<PathBuf, (Stamp, Digest)>,
+}
+
+impl Body {
+    pub(super) fn new(parts: Vec<Part>, store: Option<&Store>) -> Self {
+        Self { parts, store: store.cloned(), known: BTreeMap::new() }
+    }
+
+    /// The digests of all parts at this moment.
+    pub(super) fn now(&mut self) -> Result<Content, WorkerError> {
+        let Self { parts, store, known } = self;
+        let digest = |part: &Part| {
+            let before = Stamp::of(&part.path);
+            if let Some((stamp, digest)) = known.get(&part.path)
+                && before.as_ref() == Some(stamp)
+            {
+                return Ok((part.name.clone(), *digest));
+            }
+            let digest = part.digest(store.as_ref())?;
+            if let Some(stamp) = before.filter(|before| Stamp::of(&part.path).as_ref() == Some(before)) {
+                known.insert(part.path.clone(), (stamp, digest));
+            }
+            Ok((part.name.clone(), digest))
+        };
+        parts.iter().map(digest).collect()
+    }
+}
 
 /// One file of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +112,26 @@ impl Part {
 
     /// An error unless it is a file that can be read.
     pub(super) fn check(&self) -> Result<(), WorkerError> {
-        let meta = std::fs::File::open(&self.path).and_then(|file| file.metadata());
-        if meta.map_err(|source| self.unreadable(source))?.is_file() {
-            return Ok(());
-        }
-        Err(self.unreadable(io::Error::other("it is not a file")))
+        let is_file = |meta: Metadata| {
+            if meta.is_file() { Ok(()) } else { Err(io::Error::other("it is not a file")) }
+        };
+        // neither is a pipe waited for, nor a device opened
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let open = || File::options().read(true).custom_flags(flags).open(&self.path);
+        let looked = std::fs::metadata(&self.path).and_then(is_file);
+        let opened = looked.and_then(|()| open()).and_then(|file| file.metadata()).and_then(is_file);
+        opened.map_err(|source| self.unreadable(source))
+    }
+
+    /// Whether nobody has touched it since then, as far as its times say.
+    pub(super) fn is_untouched_since(&self, then: SystemTime) -> bool {
+        let since = then.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = |seconds: i64, nanos: i64| {
+            Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0))
+        };
+        std::fs::metadata(&self.path).is_ok_and(|meta| {
+            at(meta.mtime(), meta.mtime_nsec()).max(at(meta.ctime(), meta.ctime_nsec())) <= since
+        })
     }
 
     fn unreadable(&self, source: io::Error) -> WorkerError {

@@ -24,6 +24,9 @@ pub enum WorkerError {
     /// A file of a plugin.
     #[error("cannot read the plugin's `{name}` at `{}`: {source}", path.display())]
     Unreadable { name: String, path: PathBuf, source: io::Error },
+    /// Which content a worker has read cannot be known, or is not what a job's key says.
+    #[error("the plugin's `{name}` was changed meanwhile: run it again")]
+    Changing { name: String },
     #[error("its content is {found}, the manifest says {expected}")]
     Content { expected: PluginDigest, found: PluginDigest },
     #[error("the worker did not answer `{question}` within {} s", after.as_secs_f64())]
@@ -80,6 +83,8 @@ pub enum WorkerError {
     PathOrUnit { name: String },
     #[error("the worker was stopped: its processes took {} of memory, of {} allowed", mib(*seen), mib(*limit))]
     Memory { limit: u64, seen: u64 },
+    #[error("it changed its input `{name}`, or somebody else did meanwhile: {}", path.display())]
+    ChangedInput { name: String, path: PathBuf },
     #[error("the worker ended its job without the output `{name}`")]
     MissingOutput { name: String },
     #[error("the worker's artifact cannot be used: {reason}")]
@@ -109,6 +114,7 @@ impl From<WorkerError> for StageError {
             WorkerError::Launch(LaunchError::Start { .. })
             | WorkerError::NoAnswer { .. }
             | WorkerError::HungUp
+            | WorkerError::Changing { .. }
             | WorkerError::Lost { .. }
             | WorkerError::Silent { .. } => Self::Transient(error.to_string()),
             WorkerError::TimedOut { after } => Self::Timeout(after),

@@ -15,6 +15,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 const LONG: u64 = 16 << 20;
 /// So much of its beginning, and so much of its end, is kept.
 const KEPT: u64 = 1 << 20;
+/// Most lines that are told of one job.
+const LINES: usize = 10_000;
 /// What the kernel counts a file's blocks in.
 const BLOCK: u64 = 512;
 /// How often its size is looked at.
@@ -42,6 +44,30 @@ impl Log {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How long it is.
+    pub(super) fn len(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |meta| meta.len())
+    }
+
+    /// What was written to it since it had this length, without empty lines: the end of it, where that is much.
+    pub(super) fn since(&self, length: u64) -> Vec<String> {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(&self.path)?;
+            let end = file.metadata()?.len();
+            // it may have been shortened
+            let from = if length > end { 0 } else { length };
+            file.seek(SeekFrom::Start(from.max(end.saturating_sub(KEPT))))?;
+            let mut bytes = Vec::new();
+            file.take(KEPT).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines = text.lines().map(|line| line.trim_matches('\0').trim_end());
+        let lines: Vec<String> = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        lines.iter().skip(lines.len().saturating_sub(LINES)).cloned().collect()
     }
 
     /// The log as an output of a process.
@@ -94,6 +120,21 @@ mod tests {
         let text = std::fs::read(&path).unwrap();
         let kept = kept as usize;
         assert!(text.starts_with(&expected[..kept]) && text.ends_with(&expected[expected.len() - kept..]));
+    }
+
+    #[test]
+    fn what_was_written_since_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::new(dir.path().join("log"));
+        assert_eq!((log.len(), log.since(0)), (0, vec![]));
+        std::fs::write(log.path(), "before\n").unwrap();
+        let length = log.len();
+        assert_eq!(log.since(length), [""; 0]);
+        log.open().unwrap().write_all(b"\0\0a\n\n b\xff\nc").unwrap();
+        assert_eq!(log.since(length), ["a", " b\u{fffd}", "c"]);
+        assert_eq!(log.since(1000).len(), 4, "it was shortened");
+        log.open().unwrap().write_all(&b"line\n".repeat(1 << 20)).unwrap();
+        assert_eq!(log.since(length).len(), LINES);
     }
 
     #[test]

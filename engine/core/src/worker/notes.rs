@@ -23,7 +23,7 @@ use qpipe_sdk::protocol::{Keyed, MINOR, PROTOCOL, StageDescription};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::content::Part;
+use super::content::{Content, Part, SOURCE};
 use super::error::WorkerError;
 use super::scratch::Scratch;
 use super::session::ENGINE;
@@ -33,7 +33,7 @@ const MOST: usize = 128;
 /// A file of answers that is longer begins anew.
 const MOST_ANSWERS: u64 = 8 << 20;
 /// The version of these files, and what else is written in a name.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What a plugin described.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,10 +49,18 @@ pub(super) struct Told {
     pub(super) sources: Option<BTreeMap<String, PathBuf>>,
 }
 
+impl Told {
+    /// Those files, as parts of the plugin.
+    pub(super) fn parts(&self) -> impl Iterator<Item = Part> {
+        let sources = self.sources.iter().flatten();
+        sources.map(|(name, path)| Part::new(format!("{SOURCE}{name}"), path.clone()))
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Kept {
     told: Told,
-    digests: BTreeMap<String, Digest>,
+    digests: Content,
 }
 
 /// An answer to the question that has this digest.
@@ -63,43 +71,35 @@ struct Answer {
 }
 
 /// The name of what is kept of a plugin with these parts and arguments.
-fn name(parts: &[Part], args: &[String], store: Option<&Store>) -> Result<Digest, WorkerError> {
+fn name(parts: &[Part], args: &[String], content: &Content) -> Digest {
     let mut lines =
         vec![format!("layout {LAYOUT}"), format!("engine {ENGINE}"), format!("protocol {PROTOCOL}.{MINOR}")];
     for part in parts {
-        let (digest, place) = (part.digest(store)?, part.path.display());
-        lines.push(format!("{} {digest} {place}", part.name.escape_debug()));
+        let digest = content.get(&part.name).map(Digest::to_string).unwrap_or_default();
+        lines.push(format!("{} {digest} {}", part.name.escape_debug(), part.path.display()));
     }
     lines.extend(args.iter().map(|arg| format!("argument {}", arg.escape_debug())));
-    Ok(Digest::of_bytes_here(lines.join("\n").as_bytes()))
+    Digest::of_bytes_here(lines.join("\n").as_bytes())
 }
 
 /// What a plugin described before there was a store to keep it in.
 pub(super) struct Unkept {
     name: Digest,
-    parts: Vec<Part>,
-    args: Vec<String>,
-    told: Option<Told>,
+    content: Content,
+    told: Told,
 }
 
 impl Unkept {
-    /// Before a plugin with these parts and arguments describes itself.
-    pub(super) fn before(parts: &[Part], args: &[String]) -> Result<Self, WorkerError> {
-        let name = name(parts, args, None)?;
-        Ok(Self { name, parts: parts.to_vec(), args: args.to_vec(), told: None })
+    /// `content`: what the plugin was when it said this, and every file that it told.
+    pub(super) fn new(parts: &[Part], args: &[String], told: &Told, content: &Content) -> Self {
+        Self { name: name(parts, args, content), content: content.clone(), told: told.clone() }
     }
 
-    /// After it did.
-    pub(super) fn told(self, told: &Told) -> Self {
-        Self { told: Some(told.clone()), ..self }
-    }
-
-    /// Keeps it, unless the plugin has changed since; the place of its answers.
-    pub(super) fn keep(self, store: &Store) -> Option<Answers> {
-        let notes = Notes::of(store, &self.parts, &self.args).ok()?;
-        let told = self.told.filter(|_| notes.name == self.name)?;
-        notes.keep(&told);
-        notes.answers(&told).ok()
+    /// Keeps it; the place of the plugin's answers.
+    pub(super) fn keep(self, store: &Store) -> Answers {
+        let notes = Notes { store: store.clone(), name: self.name };
+        notes.keep(&self.told, &self.content);
+        notes.answers(&self.content)
     }
 }
 
@@ -110,35 +110,29 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// The notes of a plugin with these parts and arguments.
-    pub(super) fn of(store: &Store, parts: &[Part], args: &[String]) -> Result<Self, WorkerError> {
-        Ok(Self { store: store.clone(), name: name(parts, args, Some(store))? })
+    /// The notes of a plugin with these parts, of this content, and arguments.
+    pub(super) fn of(store: &Store, parts: &[Part], args: &[String], content: &Content) -> Self {
+        Self { store: store.clone(), name: name(parts, args, content) }
     }
 
-    pub(super) fn is_of(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-
-    /// What the plugin described, if that still holds.
-    pub(super) fn told(&self) -> Option<Told> {
+    /// What the plugin described, if that still holds; and the digests of what it told.
+    pub(super) fn told(&self) -> Option<(Told, Content)> {
         let text = fs::read_to_string(self.path(self.name, "json")).ok()?;
         let kept: Kept = open(self.name, &text)?;
         let now = digests(&self.store, &kept.told).ok()?;
-        (now == kept.digests).then_some(kept.told)
+        (now == kept.digests).then_some((kept.told, now))
     }
 
     /// Keeps what the plugin described. Whether it can be is nobody's concern: it will be asked again.
-    pub(super) fn keep(&self, told: &Told) {
-        let kept = digests(&self.store, told).map(|digests| Kept { told: told.clone(), digests });
-        if let Ok(kept) = kept {
-            let _unwritten = self.write("json", &seal(self.name, &kept));
-        }
+    pub(super) fn keep(&self, told: &Told, content: &Content) {
+        let kept = Kept { told: told.clone(), digests: of_sources(content) };
+        let _unwritten = self.write("json", &seal(self.name, &kept));
     }
 
-    /// The answers to `key` of a plugin that described this.
-    pub(super) fn answers(&self, told: &Told) -> Result<Answers, WorkerError> {
-        let digests = digests(&self.store, told)?.into_iter();
-        let sources = digests.map(|(name, digest)| format!(" {} {digest}", name.escape_debug()));
+    /// The answers to `key` of a plugin whose description told files of this content.
+    pub(super) fn answers(&self, content: &Content) -> Answers {
+        let sources = of_sources(content).into_iter();
+        let sources = sources.map(|(name, digest)| format!(" {} {digest}", name.escape_debug()));
         let text = self.name.to_string() + &sources.collect::<String>();
         let name = Digest::of_bytes_here(text.as_bytes());
         let path = self.path(name, "keyed");
@@ -146,7 +140,7 @@ impl Notes {
         let text = String::from_utf8_lossy(&text);
         let answers = text.lines().filter_map(|line| open::<Answer>(name, line));
         let known = answers.map(|answer| (answer.asked, answer.keyed)).collect();
-        Ok(Answers { store: self.store.clone(), name, path, known })
+        Answers { store: self.store.clone(), name, path, known }
     }
 
     fn path(&self, name: Digest, extension: &str) -> PathBuf {
@@ -215,12 +209,15 @@ fn folder(store: &Store) -> PathBuf {
     store.root().join("plugins")
 }
 
-/// The digests of the files that a plugin tells.
-fn digests(store: &Store, told: &Told) -> Result<BTreeMap<String, Digest>, WorkerError> {
-    let digest = |(name, path): (&String, &PathBuf)| {
-        Ok((name.clone(), Part::new(name.as_str(), path.clone()).digest(Some(store))?))
-    };
-    told.sources.iter().flatten().map(digest).collect()
+/// What of a plugin's content are files that it told.
+fn of_sources(content: &Content) -> Content {
+    let sources = content.iter().filter(|(name, _)| name.starts_with(SOURCE));
+    sources.map(|(name, digest)| (name.clone(), *digest)).collect()
+}
+
+/// The digests of the files that a plugin tells, as parts of it.
+fn digests(store: &Store, told: &Told) -> Result<Content, WorkerError> {
+    told.parts().map(|part| Ok((part.name.clone(), part.digest(Some(store))?))).collect()
 }
 
 /// A note on one line. The text within is sealed as it is: reading numbers may change them.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::worker::content::Body;
 
 struct Lab {
     dir: tempfile::TempDir,
@@ -21,13 +22,18 @@ impl Lab {
     fn notes(&self, program: &str, args: &[&str]) -> Notes {
         let parts = [Part::new("program", self.dir.path().join(program))];
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Notes::of(&self.store, &parts, &args).unwrap()
+        let content = Body::new(parts.to_vec(), None).now().unwrap();
+        Notes::of(&self.store, &parts, &args, &content)
     }
 
     fn told(&self, sources: &[&str]) -> Told {
         let source = |name: &&str| ((*name).to_owned(), self.dir.path().join(name));
         let sources = Some(sources.iter().map(source).collect());
         Told { worker: "w 1".into(), minor: 1, stages: vec![], keys: true, estimates: false, sources }
+    }
+
+    fn content(&self, told: &Told) -> Content {
+        digests(&self.store, told).unwrap()
     }
 
     fn only_file(&self) -> PathBuf {
@@ -42,17 +48,17 @@ fn a_description_holds_for_one_program_and_its_sources() {
     lab.file("b", "program");
     lab.file("module", "m");
     let told = lab.told(&["module"]);
-    assert_eq!(lab.notes("a", &[]).told(), None);
-    lab.notes("a", &[]).keep(&told);
-    assert_eq!(lab.notes("a", &[]).told(), Some(told.clone()));
-    assert_eq!(lab.notes("b", &[]).told(), None, "the same program somewhere else");
-    assert_eq!(lab.notes("a", &["--fast"]).told(), None);
+    assert_eq!(lab.notes("a", &[]).told().map(|told| told.0), None);
+    lab.notes("a", &[]).keep(&told, &lab.content(&told));
+    assert_eq!(lab.notes("a", &[]).told().map(|told| told.0), Some(told.clone()));
+    assert_eq!(lab.notes("b", &[]).told().map(|told| told.0), None, "the same program somewhere else");
+    assert_eq!(lab.notes("a", &["--fast"]).told().map(|told| told.0), None);
     lab.file("module", "another");
-    assert_eq!(lab.notes("a", &[]).told(), None);
+    assert_eq!(lab.notes("a", &[]).told().map(|told| told.0), None);
     lab.file("module", "m");
-    assert_eq!(lab.notes("a", &[]).told(), Some(told));
+    assert_eq!(lab.notes("a", &[]).told().map(|told| told.0), Some(told));
     lab.file("a", "changed");
-    assert_eq!(lab.notes("a", &[]).told(), None);
+    assert_eq!(lab.notes("a", &[]).told().map(|told| told.0), None);
 }
 
 #[test]
@@ -61,18 +67,18 @@ fn what_is_damaged_or_another_s_is_none() {
     lab.file("a", "program");
     lab.file("b", "another");
     let told = lab.told(&[]);
-    lab.notes("a", &[]).keep(&told);
+    lab.notes("a", &[]).keep(&told, &lab.content(&told));
     let path = lab.only_file();
     let text = fs::read_to_string(&path).unwrap();
     for broken in ["", "{}", "null", &text[..text.len() / 2], &text.replace("w 1", "w 2")] {
         fs::write(&path, broken).unwrap();
-        assert_eq!(lab.notes("a", &[]).told(), None, "{broken}");
+        assert_eq!(lab.notes("a", &[]).told().map(|told| told.0), None, "{broken}");
     }
     let other = lab.notes("b", &[]);
     fs::write(other.path(other.name, "json"), &text).unwrap();
-    assert_eq!(other.told(), None);
+    assert_eq!(other.told().map(|told| told.0), None);
     fs::write(&path, &text).unwrap();
-    assert_eq!(lab.notes("a", &[]).told(), Some(told));
+    assert_eq!(lab.notes("a", &[]).told().map(|told| told.0), Some(told));
 }
 
 #[test]
@@ -82,7 +88,7 @@ fn answers_are_kept_by_parameters_and_the_content_of_files() {
     lab.file("module", "m");
     let text = lab.file("text", "one");
     let (notes, told) = (lab.notes("a", &[]), lab.told(&["module"]));
-    let mut answers = notes.answers(&told).unwrap();
+    let mut answers = notes.answers(&lab.content(&told));
     let keyed = Keyed { numerics: Some("abacus".into()), ..Keyed::default() };
     let ask =
         |answers: &Answers| answers.question("s", "{}", [("text", text.as_path())].into_iter()).unwrap();
@@ -91,13 +97,13 @@ fn answers_are_kept_by_parameters_and_the_content_of_files() {
     answers.keep(asked, &Keyed { id: 7, ..keyed.clone() });
     let broken = "{\"of\":\"half a li";
     append(&lab.only_file(), broken).unwrap();
-    let again = notes.answers(&told).unwrap();
+    let again = notes.answers(&lab.content(&told));
     assert_eq!(again.get(&ask(&again)), Some(keyed));
     lab.file("text", "two");
     assert_eq!(again.get(&ask(&again)), None);
     lab.file("text", "one");
     lab.file("module", "another");
-    let other = notes.answers(&told).unwrap();
+    let other = notes.answers(&lab.content(&told));
     assert_eq!(other.get(&ask(&other)), None);
 }
 

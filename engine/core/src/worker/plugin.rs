@@ -13,7 +13,7 @@ use qpipe_sdk::{
     StageSpec,
 };
 
-use super::content::Part;
+use super::content::{Content, PROGRAM, Part, SCRIPT, SOURCE, Stamp};
 use super::document::{self, ROOT};
 use super::error::WorkerError;
 use super::files::{FileEntry, Files, Output};
@@ -22,7 +22,7 @@ use super::machine::Machine;
 use super::notes::{Answers, Unkept};
 use super::process::Pool;
 use super::program::Program;
-use super::request::request;
+use super::request::{Given, length, request};
 use super::scratch::Scratch;
 use super::session::{Limits, Transport, Watch};
 use super::units::Keeper;
@@ -60,6 +60,8 @@ pub struct PluginStage {
     pool: Pool,
     /// What the key contains of the plugin itself, unless `semantics` stands for it.
     parts: Vec<Part>,
+    /// What they were when it described itself.
+    content: Content,
     semantics: Option<u32>,
     args: Vec<String>,
     /// What the answer to `key` depends on; whether the worker answers `estimate`.
@@ -70,10 +72,32 @@ pub struct PluginStage {
 
 /// Answers to `key`: those of this process by parameters, and those that the store keeps.
 struct Known {
-    here: BTreeMap<String, Keyed>,
+    here: BTreeMap<String, Heard>,
     kept: Option<Answers>,
     /// What the plugin described before there was a store.
     unkept: Option<Unkept>,
+}
+
+/// An answer to `key`.
+struct Heard {
+    keyed: Keyed,
+    /// The files among the parameters, where they were the same before and after; `None` also where there is one that cannot
+    /// be looked at.
+    about: Option<Vec<Stamp>>,
+    /// Whether the worker was of the content that described itself.
+    is_own: bool,
+}
+
+/// The files among parameters, as they are now.
+fn stamps(params: &Params) -> Option<Vec<Stamp>> {
+    params.files().map(|(_, path)| Stamp::of(path)).collect()
+}
+
+/// Whether a source is there for a job to read. What a worker has loaded may be edited while it runs.
+fn is_given(source: &str) -> bool {
+    source
+        .strip_prefix(OWN)
+        .is_none_or(|part| ![PROGRAM, SCRIPT].contains(&part) && !part.starts_with(SOURCE))
 }
 
 impl PluginStage {
@@ -84,7 +108,7 @@ impl PluginStage {
 
     /// The stage type of a plugin's program.
     pub fn of(plugin: &PluginCommand, program: Program) -> Result<Self, WorkerError> {
-        let Program { parts, told, pool, answers, unkept, .. } = program;
+        let Program { parts, told, content, pool, answers, unkept, .. } = program;
         let stage = told.stages.iter().find(|stage| stage.kind == plugin.kind);
         let no_stage = || WorkerError::NoStage {
             kind: plugin.kind.clone(),
@@ -105,7 +129,7 @@ impl PluginStage {
         let (semantics, args, estimates) = (plugin.semantics, plugin.args.clone(), told.estimates);
         let kept = answers.filter(|_| keyed_by == KeyedBy::Params);
         let keyed = Mutex::new(Known { here: BTreeMap::new(), kept, unkept });
-        Ok(Self { described, pool, parts, semantics, args, keyed_by, estimates, keyed })
+        Ok(Self { described, pool, parts, content, semantics, args, keyed_by, estimates, keyed })
     }
 
     /// What the worker says of these parameters, asked once.
@@ -116,19 +140,31 @@ impl PluginStage {
         let (kind, json) = (self.described.spec.kind, params_to_json(params)?);
         let name = serde_json::to_string(&json).unwrap_or_default();
         let mut known = self.keyed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(keyed) = known.here.get(&name) {
-            return Ok(keyed.clone());
+        let before = stamps(params);
+        if let Some(heard) = known.here.get(&name).filter(|heard| heard.about == before) {
+            return Ok(heard.keyed.clone());
         }
         // a file that cannot be read is the worker's to complain of, or the planner's
         let kept = known.kept.as_ref();
         let asked = kept.and_then(|kept| kept.question(kind, &name, params.files()).ok());
-        let before = asked.and_then(|asked| kept?.get(&asked));
-        let ask = || self.pool.with(|worker| worker.ask(|session| session.key(kind, json)));
-        let keyed = before.clone().map_or_else(ask, Ok)?;
-        if let (None, Some(kept), Some(asked)) = (before, known.kept.as_mut(), asked) {
+        let known_before = asked.and_then(|asked| kept?.get(&asked));
+        let ask = || {
+            self.pool.with(|worker| {
+                let keyed = worker.ask(|session| session.key(kind, json))?;
+                Ok((keyed, *worker.content() == self.content))
+            })
+        };
+        let is_new = known_before.is_none();
+        let (keyed, is_own) = known_before.map_or_else(ask, |keyed| Ok((keyed, true)))?;
+        // an answer is about files that stayed as they were
+        let about = before.filter(|before| stamps(params).as_ref() == Some(before));
+        if let (true, Some(kept), Some(asked)) = (is_new, known.kept.as_mut(), asked)
+            && is_own
+            && about.is_some()
+        {
             kept.keep(asked, &keyed);
         }
-        known.here.insert(name, keyed.clone());
+        known.here.insert(name, Heard { keyed: keyed.clone(), about, is_own });
         Ok(keyed)
     }
 
@@ -136,16 +172,20 @@ impl PluginStage {
     fn keep(&self, store: &Store, params: &Params) {
         let mut known = self.keyed.lock().unwrap_or_else(PoisonError::into_inner);
         let Known { here, kept, unkept } = &mut *known;
-        if let Some(answers) = unkept.take().and_then(|unkept| unkept.keep(store)) {
-            *kept = Some(answers).filter(|_| self.keyed_by == KeyedBy::Params);
+        if let Some(unkept) = unkept.take() {
+            *kept = Some(unkept.keep(store)).filter(|_| self.keyed_by == KeyedBy::Params);
         }
         let (Some(kept), Ok(json)) = (kept, params_to_json(params)) else { return };
         let name = serde_json::to_string(&json).unwrap_or_default();
+        let Some(heard) = here.get(&name).filter(|heard| heard.is_own && heard.about.is_some()) else {
+            return;
+        };
         let asked = kept.question(self.described.spec.kind, &name, params.files());
-        if let (Some(keyed), Ok(asked)) = (here.get(&name), asked)
+        if let Ok(asked) = asked
+            && stamps(params) == heard.about
             && kept.get(&asked).is_none()
         {
-            kept.keep(asked, keyed);
+            kept.keep(asked, &heard.keyed);
         }
     }
 
@@ -163,13 +203,19 @@ impl PluginStage {
         let mut request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
         let limit = self.pool.limits().job;
         request.deadline_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let given = Given::of(&request, is_given);
         let declared = self.outputs();
         let has_blobs = self.described.files.is_empty();
-        let keeper = Keeper::start(ctx, &work);
+        let keeper = Keeper::start(ctx, &work, length(&request)?);
         let (events, cancel, units) = (ctx.events, ctx.cancel, Some(&keeper));
         let watch = Watch { events, cancel, outputs: Some(&declared), has_blobs, units };
-        self.pool.run(&request, &watch, |finished| {
+        let own = ctx
+            .sources
+            .iter()
+            .filter_map(|(name, digest)| Some((name.strip_prefix(OWN)?.to_owned(), *digest)));
+        self.pool.run(&own.collect(), &request, &watch, |finished| {
             let artifact = self.collect(ctx, &work, &finished)?;
+            given.check()?;
             Ok(Outcome { artifact, metrics: finished.metrics })
         })
     }

@@ -5,11 +5,14 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use qpipe_cache::Store;
+use qpipe_sdk::StageEvent;
 use qpipe_sdk::protocol::{FailureClass, RunRequest, transport};
 
-use super::error::WorkerError;
+use super::content::{Body, Content, Part, differing};
+use super::error::{WorkerError, clipped};
 use super::job::Finished;
 use super::launch::{Group, Launch, LaunchError, tail};
 use super::log::Log;
@@ -34,6 +37,10 @@ pub struct WorkerCommand {
 const QUEUED: Duration = Duration::from_mins(10);
 /// How long it is given to end after `bye`.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How much of a job's log stands in the error that it ends with.
+const LAST_LINES: usize = 12;
+/// How often a worker is started anew whose program was changed meanwhile.
+pub(super) const TRIES: usize = 5;
 /// Where its two files are, in its folder.
 const TALK: &str = "talk";
 
@@ -44,6 +51,9 @@ pub struct Worker {
     session: Session,
     log: Log,
     transport: Transport,
+    started: SystemTime,
+    /// What its program consisted of when it was started, as far as its pool knew.
+    content: Content,
     _folder: Scratch,
 }
 
@@ -60,6 +70,7 @@ impl Worker {
         env.extend(command.env.iter().cloned());
         let log = Log::new(folder.path().join("stderr"));
         let (program, args) = (command.program.clone(), command.args.clone());
+        let (started, content) = (SystemTime::now(), Content::new());
         let mut launch = Launch { program, args, env, folder: home, stderr: log.path().to_owned() };
         let begun = match transport {
             Transport::Stdio => over_pipes(&launch, limits),
@@ -67,7 +78,7 @@ impl Worker {
         };
         let (mut group, session) = begun?;
         match session {
-            Ok(session) => Ok(Self { group, session, log, transport, _folder: folder }),
+            Ok(session) => Ok(Self { group, session, log, transport, started, content, _folder: folder }),
             Err(error) => Err(explained(error, &mut group, &launch.stderr)),
         }
     }
@@ -82,6 +93,11 @@ impl Worker {
         self.group.id()
     }
 
+    /// What its program consisted of when it was started.
+    pub(super) fn content(&self) -> &Content {
+        &self.content
+    }
+
     /// Asks it something.
     pub fn ask<T>(
         &mut self,
@@ -92,10 +108,21 @@ impl Worker {
 
     /// Has it do a job.
     pub fn run(&mut self, request: RunRequest, watch: &Watch<'_>) -> Result<Finished, WorkerError> {
+        let length = self.log.len();
         let result = self.session.run(request, watch, &mut self.group);
+        let said = self.log.since(length);
+        for message in &said {
+            watch.events.emit(StageEvent::Log { message: message.clone() });
+        }
+        let last = said.get(said.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
         result.map_err(|error| match explained(error, &mut self.group, self.log.path()) {
             // it obeyed the signal without a word
             WorkerError::Lost { .. } if watch.cancel.requested() => WorkerError::Cancelled,
+            // a traceback, say
+            WorkerError::Failed { class: FailureClass::Bug, message } if !last.is_empty() => {
+                let message = clipped(format!("{message}\n{}", last.join("\n")));
+                WorkerError::Failed { class: FailureClass::Bug, message }
+            }
             other => other,
         })
     }
@@ -176,17 +203,52 @@ pub struct Pool {
     limits: Limits,
     transport: Transport,
     free: Mutex<Vec<Worker>>,
+    /// The files that its workers are made of.
+    body: Mutex<Body>,
 }
 
 impl Pool {
     pub fn new(command: WorkerCommand, machine: Machine, limits: Limits) -> Self {
-        Self { command, machine, limits, transport: Transport::Stdio, free: Mutex::new(Vec::new()) }
+        let (free, body) = (Mutex::new(Vec::new()), Mutex::new(Body::default()));
+        Self { command, machine, limits, transport: Transport::Stdio, free, body }
     }
 
     /// With another transport.
     #[must_use]
     pub fn over(self, transport: Transport) -> Self {
         Self { transport, ..self }
+    }
+
+    /// Of workers that are made of these files.
+    #[must_use]
+    pub(super) fn of(self, parts: Vec<Part>, store: Option<&Store>) -> Self {
+        Self { body: Mutex::new(Body::new(parts, store)), ..self }
+    }
+
+    /// Takes in which files its workers are made of.
+    pub(super) fn learn(&self, parts: Vec<Part>) {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).parts = parts;
+    }
+
+    /// The content of these files at this moment.
+    pub(super) fn content(&self) -> Result<Content, WorkerError> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).now()
+    }
+
+    /// The content that a worker was made of, where it can be known: what it was started under is the same now, and what was
+    /// only learned of since has not been touched. A worker of which it cannot be known gets no more to do.
+    pub(super) fn settle(&self, worker: &mut Worker) -> Result<Option<Content>, WorkerError> {
+        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = body.now()?;
+        let is_own = body.parts.iter().all(|part| match worker.content.get(&part.name) {
+            Some(digest) => now.get(&part.name) == Some(digest),
+            None => part.is_untouched_since(worker.started),
+        });
+        if !is_own {
+            return Ok(None);
+        }
+        worker.content.clone_from(&now);
+        Ok(Some(now))
     }
 
     /// How long its workers may take.
@@ -203,14 +265,19 @@ impl Pool {
     }
 
     /// Gives a worker a job of a stage, and takes what it made. A worker that had ended, or was about to, when it got the
-    /// job has not harmed it: another one gets it.
-    pub fn run<T>(
+    /// job has not harmed it: another one gets it. `content`: what the job's key says of the program; no worker of another one
+    /// gets the job.
+    pub(super) fn run<T>(
         &self,
+        content: &Content,
         request: &RunRequest,
         watch: &Watch<'_>,
         collect: impl Fn(Finished) -> Result<T, WorkerError>,
     ) -> Result<T, WorkerError> {
         while let Some(mut worker) = self.take() {
+            if differing(content, &worker.content).is_some() {
+                continue;
+            }
             let result = worker.run(request.clone(), watch);
             if matches!(result, Err(WorkerError::Lost { .. })) && worker.session.died_between_jobs() {
                 continue;
@@ -220,13 +287,27 @@ impl Pool {
             return result;
         }
         let mut worker = self.start()?;
+        if let Some(name) = differing(content, &worker.content) {
+            return Err(WorkerError::Changing { name: name.to_owned() });
+        }
         let result = worker.run(request.clone(), watch).and_then(&collect);
         self.put_back(worker, &result);
         result
     }
 
     fn start(&self) -> Result<Worker, WorkerError> {
-        Worker::start(&self.command, &self.machine, self.limits, self.transport)
+        let mut changed = String::new();
+        for _ in 0..TRIES {
+            let before = self.content()?;
+            let mut worker = Worker::start(&self.command, &self.machine, self.limits, self.transport)?;
+            let after = self.content()?;
+            let Some(name) = differing(&before, &after) else {
+                worker.content = before;
+                return Ok(worker);
+            };
+            name.clone_into(&mut changed);
+        }
+        Err(WorkerError::Changing { name: changed })
     }
 
     /// Keeps a worker for the next job if it is still sound.
@@ -236,11 +317,12 @@ impl Pool {
         }
     }
 
-    /// A free worker that has not died meanwhile.
+    /// A free worker that has not died meanwhile, of a program that is still the same.
     fn take(&self) -> Option<Worker> {
+        let content = self.content().ok()?;
         loop {
             let mut worker = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            if worker.session.is_sound() && worker.lives() {
+            if worker.session.is_sound() && worker.lives() && worker.content == content {
                 return Some(worker);
             }
         }

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use qpipe_cache::Store;
 use qpipe_sdk::protocol::{Capability, StageDescription};
 
-use super::content::{PROGRAM, Part, PluginDigest, SCRIPT};
+use super::content::{Content, PROGRAM, Part, PluginDigest, SCRIPT};
 use super::error::WorkerError;
 use super::launch::find_program;
 use super::machine::Machine;
 use super::notes::{Answers, Notes, Told, Unkept};
 use super::plugin::PluginCommand;
-use super::process::{Pool, WorkerCommand};
+use super::process::{Pool, TRIES, Worker, WorkerCommand};
 use super::search;
 
 /// A plugin that described itself, now or before.
@@ -21,6 +21,8 @@ pub struct Program {
     /// What it consists of, the program first.
     pub(super) parts: Vec<Part>,
     pub(super) told: Told,
+    /// What the parts were when it described itself.
+    pub(super) content: Content,
     /// Starts a worker only when one is needed.
     pub(super) pool: Pool,
     /// What it answered to `key`, where there is a store.
@@ -41,25 +43,25 @@ impl Program {
         let script_args = script.iter().map(|path| path.clone().into());
         let args = script_args.chain(plugin.args.iter().map(Into::into)).collect();
         let command = WorkerCommand { program: program.clone(), args, env: Vec::new() };
-        let pool = Pool::new(command, machine.clone(), plugin.limits).over(plugin.transport);
         let mut parts = vec![Part::new(PROGRAM, program)];
         parts.extend(script.map(|script| Part::new(SCRIPT, script)));
         let files = plugin.files.iter();
         parts.extend(files.map(|(name, path)| Part::new(format!("file:{name}"), path.clone())));
         // the program was found; what it would be given must be there as well
         parts.iter().skip(1).try_for_each(Part::check)?;
-        let (told, answers, unkept) = if let Some(store) = store {
-            let (told, answers) = ask_with(store, &pool, &parts, &plugin.args)?;
-            (told, Some(answers), None)
+        let pool = Pool::new(command, machine.clone(), plugin.limits).over(plugin.transport);
+        let pool = pool.of(parts.clone(), store);
+        let (told, content, answers, unkept) = if let Some(store) = store {
+            let (told, content, answers) = describe_with(store, &pool, &parts, &plugin.args)?;
+            (told, content, Some(answers), None)
         } else {
-            let unkept = Unkept::before(&parts, &plugin.args)?;
-            let told = ask(&pool)?;
-            let unkept = may_be_kept(&told).then(|| unkept.told(&told));
-            (told, None, unkept)
+            let (told, content) = describe(&pool, &parts)?;
+            let unkept = || Unkept::new(&parts, &plugin.args, &told, &content);
+            let unkept = may_be_kept(&told).then(unkept);
+            (told, content, None, unkept)
         };
-        let source = |(name, path): (&String, &PathBuf)| Part::new(format!("source:{name}"), path.clone());
-        parts.extend(told.sources.iter().flatten().map(source));
-        Ok(Self { parts, told, pool, answers, unkept, store: store.cloned() })
+        parts.extend(told.parts());
+        Ok(Self { parts, told, content, pool, answers, unkept, store: store.cloned() })
     }
 
     /// The digest of its content.
@@ -101,40 +103,57 @@ fn find(plugin: &PluginCommand, machine: &Machine) -> Result<(PathBuf, Option<Pa
 }
 
 /// What a plugin says of itself, unless the store has kept it; and the place of its answers.
-fn ask_with(
+fn describe_with(
     store: &Store,
     pool: &Pool,
     parts: &[Part],
     args: &[String],
-) -> Result<(Told, Answers), WorkerError> {
-    let before = Notes::of(store, parts, args)?;
-    if let Some(told) = before.told() {
-        let answers = before.answers(&told)?;
-        return Ok((told, answers));
+) -> Result<(Told, Content, Answers), WorkerError> {
+    let mut content = pool.content()?;
+    let notes = Notes::of(store, parts, args, &content);
+    if let Some((told, sources)) = notes.told() {
+        pool.learn(parts.iter().cloned().chain(told.parts()).collect());
+        content.extend(sources);
+        let answers = notes.answers(&content);
+        return Ok((told, content, answers));
     }
-    let told = ask(pool)?;
-    // of what was changed meanwhile, nobody knows which one described itself
-    let unchanged = Notes::of(store, parts, args)?.is_of(&before);
-    if unchanged && may_be_kept(&told) {
-        before.keep(&told);
+    let (told, content) = describe(pool, parts)?;
+    let notes = Notes::of(store, parts, args, &content);
+    if may_be_kept(&told) {
+        notes.keep(&told, &content);
     }
-    let answers = before.answers(&told)?;
-    Ok((told, answers))
+    let answers = notes.answers(&content);
+    Ok((told, content, answers))
 }
 
-fn ask(pool: &Pool) -> Result<Told, WorkerError> {
-    pool.with(|worker| {
-        worker.ask(|session| {
-            let description = session.describe()?;
-            let greeting = session.greeting();
-            Ok(Told {
-                worker: greeting.worker.clone(),
-                minor: greeting.minor,
-                keys: session.can(Capability::Key),
-                estimates: session.can(Capability::Estimate),
-                sources: description.sources.map(absolute).transpose()?,
-                stages: description.stages,
-            })
+/// What a plugin says of itself, and the content of which it is true: of what was changed meanwhile, nobody knows which one
+/// described itself.
+fn describe(pool: &Pool, parts: &[Part]) -> Result<(Told, Content), WorkerError> {
+    for _ in 0..TRIES {
+        let (told, content) = pool.with(|worker| {
+            let told = ask(worker)?;
+            pool.learn(parts.iter().cloned().chain(told.parts()).collect());
+            let content = pool.settle(worker)?;
+            Ok((told, content))
+        })?;
+        if let Some(content) = content {
+            return Ok((told, content));
+        }
+    }
+    Err(WorkerError::Changing { name: "files".into() })
+}
+
+fn ask(worker: &mut Worker) -> Result<Told, WorkerError> {
+    worker.ask(|session| {
+        let description = session.describe()?;
+        let greeting = session.greeting();
+        Ok(Told {
+            worker: greeting.worker.clone(),
+            minor: greeting.minor,
+            keys: session.can(Capability::Key),
+            estimates: session.can(Capability::Estimate),
+            sources: description.sources.map(absolute).transpose()?,
+            stages: description.stages,
         })
     })
 }

@@ -1,13 +1,14 @@
 //! A stage's context as a request to a worker.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qpipe_cache::{Digest, KeyDoc, Store};
 use qpipe_sdk::protocol::wire::params_to_json;
-use qpipe_sdk::protocol::{RunRequest, WireBlob, WireError, WireInput};
+use qpipe_sdk::protocol::{Request, RunRequest, WireBlob, WireError, WireInput, encode};
 use qpipe_sdk::{Artifact, ArtifactKind, Context, Params, Value};
 
+use super::content::Stamp;
 use super::error::WorkerError;
 use super::files::Files;
 
@@ -37,6 +38,42 @@ pub(crate) fn request(
         deadline_ms: None,
         units: BTreeMap::new(),
     })
+}
+
+/// How long it is as a message.
+pub(super) fn length(request: &RunRequest) -> Result<usize, WorkerError> {
+    encode(&Request::Run(request.clone())).map(|line| line.len()).map_err(WorkerError::Request)
+}
+
+/// The files of the store, and of whoever linked them, that a job is given to read: as they were before it.
+pub(super) struct Given(Vec<(String, PathBuf, Option<Stamp>)>);
+
+impl Given {
+    /// `is_given`: whether a source is there for the job to read.
+    pub(super) fn of(request: &RunRequest, is_given: impl Fn(&str) -> bool) -> Self {
+        let sources = request.sources.iter().filter(|(name, _)| is_given(name));
+        let inputs =
+            request.inputs.iter().flat_map(|(port, input)| input.refs.iter().map(move |r| (port, r)));
+        let files = sources.chain(inputs).map(|(name, blob)| {
+            let path = PathBuf::from(&blob.path);
+            let stamp = Stamp::of(&path);
+            (name.clone(), path, stamp)
+        });
+        Self(files.collect())
+    }
+
+    /// An error if one of them is not what it was.
+    pub(super) fn check(&self) -> Result<(), WorkerError> {
+        let is_same = |path: &Path, before: &Option<Stamp>| {
+            before.as_ref().is_none_or(|before| Stamp::of(path).is_some_and(|now| now.is_content_of(before)))
+        };
+        match self.0.iter().find(|(_, path, before)| !is_same(path, before)) {
+            Some((name, path, _)) => {
+                Err(WorkerError::ChangedInput { name: name.clone(), path: path.clone() })
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The first 53 bits of a job's key: what every JSON parser reads as an integer.

@@ -28,8 +28,7 @@ use super::request::blob;
 /// The parameter of a unit's key that is its number. No stage type can declare one of this name.
 const NUMBER: &str = "unit#";
 
-/// Most bytes of a request that tell of units, and how many each takes besides its name and path.
-const MAX_TOLD: usize = MAX_LINE / 4 * 3;
+/// Bytes of a request that are left free of units, for its id and what stands around them.
 const AROUND: usize = 128;
 
 /// A unit in the store.
@@ -54,8 +53,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Finds what earlier tries kept. `work`: the scratch folder.
-    pub fn start(ctx: &Context<'_>, work: &Path) -> Self {
+    /// Finds what earlier tries kept. `work`: the scratch folder; `request`: what the worker is told besides, bytes.
+    pub fn start(ctx: &Context<'_>, work: &Path, request: usize) -> Self {
         let mut keeping = Keeping {
             store: ctx.store.clone(),
             work: work.to_owned(),
@@ -64,7 +63,7 @@ impl Keeper {
             found: BTreeMap::new(),
         };
         keeping.find();
-        let told = told(ctx.store, &keeping.found);
+        let told = told(ctx.store, &keeping.found, MAX_LINE.saturating_sub(request + AROUND));
         let found = keeping.found.clone().into_iter().filter(|(name, _)| told.contains_key(name)).collect();
         let (asked, requests) = channel::<(String, String)>();
         let (results, stored) = channel();
@@ -116,14 +115,16 @@ impl Drop for Keeper {
     }
 }
 
-/// The units as a worker is told of them, as many as fit into its request. One whose file is gone by now is as good as not
+/// The units as a worker is told of them, as many as `room` bytes of its request hold. One whose file is gone by now is as good as not
 /// kept.
-fn told(store: &Store, found: &BTreeMap<String, Kept>) -> BTreeMap<String, WireBlob> {
+fn told(store: &Store, found: &BTreeMap<String, Kept>, room: usize) -> BTreeMap<String, WireBlob> {
     let (mut told, mut bytes) = (BTreeMap::new(), 0);
     for (name, kept) in found {
         let Ok(blob) = blob(store, &kept.digest) else { continue };
-        bytes += 2 * (name.len() + blob.path.len()) + AROUND;
-        if bytes > MAX_TOLD {
+        // `"name":{…},`
+        let Ok(text) = serde_json::to_vec(&(name, &blob)) else { continue };
+        bytes += text.len();
+        if bytes > room {
             break;
         }
         told.insert(name.clone(), blob);
@@ -226,10 +227,13 @@ mod tests {
         let kept = Kept { digest: store.put_bytes(b"x").unwrap(), bytes: 1, number: 0 };
         let gone = Kept { digest: Digest::of_bytes(b"gone"), ..kept };
         let found = |long: usize| (0..2000).map(move |n| (format!("{n}/{}", "\"".repeat(long)), kept));
-        assert_eq!(told(&store, &found(8).chain([("gone".into(), gone)]).collect()).len(), 2000);
-        let told = told(&store, &found(1000).collect());
-        assert!(told.len() > 100, "{}", told.len());
-        assert!(serde_json::to_vec(&told).unwrap().len() < MAX_LINE);
+        let all = found(8).chain([("gone".into(), gone)]).collect();
+        assert_eq!(told(&store, &all, MAX_LINE).len(), 2000);
+        for (long, room) in [(1000, MAX_LINE), (8, 100_000), (8, 300), (8, 0)] {
+            let told = told(&store, &found(long).collect(), room);
+            let bytes = serde_json::to_vec(&told).unwrap().len();
+            assert!(bytes <= room.max(2) && bytes + 2200 > room, "{bytes} of {room}");
+        }
     }
 
     #[test]
