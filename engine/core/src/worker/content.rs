@@ -25,7 +25,7 @@ const FUNCTION: &str = "b3:";
 /// The name of a program among a plugin's parts.
 pub(super) const PROGRAM: &str = "program";
 /// The name of a script.
-pub(super) const SCRIPT: &str = "script";
+pub(crate) const SCRIPT: &str = "script";
 
 /// One file of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]

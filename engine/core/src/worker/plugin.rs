@@ -9,8 +9,8 @@ use qpipe_cache::{KeyValue, Store};
 use qpipe_sdk::protocol::wire::params_to_json;
 use qpipe_sdk::protocol::{Described, Keyed, KeyedBy, OutputFile};
 use qpipe_sdk::{
-    Artifact, Context, Determinism, GpuNeed, Outcome, ParamType, Params, Resources, Source, SourceData, Stage,
-    StageError, StageSpec, Value,
+    Artifact, Context, Determinism, GpuNeed, Outcome, ParamType, Params, Resources, Source, SourceData,
+    Stage, StageError, StageSpec, Value,
 };
 
 use super::content::Part;
@@ -50,8 +50,8 @@ pub struct PluginCommand {
     pub files: Vec<(String, PathBuf)>,
     /// What stands in keys in place of its content.
     pub semantics: Option<u32>,
-    /// The manifest's folder: a plugin that names no program is looked for in its `plugins/` first.
-    pub folder: Option<PathBuf>,
+    /// The folders of the texts it is named in: a plugin that names no program is looked for in their `plugins/` first.
+    pub folders: Vec<PathBuf>,
     pub transport: Transport,
     pub limits: Limits,
 }

@@ -57,7 +57,8 @@ const DEVICE: &str = r#"device: str = qpipe.param("a device", default="auto", in
 fn a_plugin_with_a_device_takes_a_gpu_and_is_told_which() {
     let Some((on, met)) = ran(DEVICE, &["", "device auto"], &[1]) else { return };
     assert_eq!((on, met), (vec!["cuda:1".to_owned(); 2], false), "one GPU, so one after the other");
-    let (on, _) = ran(DEVICE, &["device cuda", "device \"cuda:1\"", "device cpu", "device odd"], &[0, 1]).unwrap();
+    let (on, _) =
+        ran(DEVICE, &["device cuda", "device \"cuda:1\"", "device cpu", "device odd"], &[0, 1]).unwrap();
     assert_eq!(on, ["cuda:0", "cuda:1", "cpu", "auto"]);
     assert_eq!(ran(DEVICE, &["", "device \"cuda:3\""], &[]).unwrap().0, ["auto", "cuda:3"], "there is none");
 }
