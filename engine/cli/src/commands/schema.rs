@@ -49,12 +49,12 @@ fn with_plugins(registry: &StageRegistry, root: &Path, args: &SchemaArgs) -> Res
     let here = std::env::current_dir().ok();
     let found = inventory::with_found(&registry, name, here.as_deref(), &machine(), store.as_ref());
     found.map_err(|error| {
-        let help = match nearest(name, registry.kinds()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if matches!(error, WorkerError::NoPlugin(_)) => {
+        let help = match (&error, nearest(name, registry.kinds())) {
+            (WorkerError::NoPlugin(_), Some(near)) => format!("did you mean `{near}`?"),
+            (WorkerError::NoPlugin(_), None) => {
                 "`qpipe schema` lists all of them; one that a study declares: `--study FILE`".to_owned()
             }
-            None => format!("the plugin of this name cannot be used: {error}"),
+            _ => format!("the plugin of this name cannot be used: {error}"),
         };
         CliError::UnknownStageType { name: name.to_owned(), help: Some(help) }
     })

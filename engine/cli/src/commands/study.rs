@@ -82,9 +82,9 @@ pub(super) fn plugins(
 ) -> Result<StageRegistry, CliError> {
     let args = StudyArgs { manifest: manifest.to_owned(), sets: Vec::new() };
     let text = Text::read(&args)?;
-    let load =
-        |options: &LoadOptions<'_>| load_plugins(manifest, &text.text, options, registry, &machine(), store);
-    Ok(text.with_options(&args, &Watched::default(), load)?)
+    Ok(text.with_options(&args, &Watched::default(), |options| {
+        load_plugins(manifest, &text.text, options, registry, &machine(), store)
+    })?)
 }
 
 /// The store, where there is one: a command that does not need it makes none, and does without one that is damaged.
