@@ -100,12 +100,13 @@ def torch_device(job, params):
     # nothing may come from outside the key
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     import torch
-    if not takes_cuda(params):
+    on_cuda = takes_cuda(params) if job.device == "auto" else job.device.startswith("cuda")
+    if not on_cuda:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise qpipe.ConfigError(f"torch {torch.__version__} cannot use the CUDA device `{cuda_device()}`; `device cpu` "
                                 "does without one")
-    return torch.device(job.device if job.device.startswith("cuda:") else "cuda:0")
+    return torch.device("cuda:0" if job.device == "auto" else job.device)
 
 
 # -------------------------------------------------------------------------------------------------------- the model

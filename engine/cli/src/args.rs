@@ -201,8 +201,11 @@ pub struct FmtArgs {
 
 #[derive(Debug, ClapArgs)]
 pub struct SchemaArgs {
-    /// One stage type; all of them without it.
+    /// One stage type, also of a plugin that `qpipe plugin ls` lists; all of them without it.
     pub stage: Option<String>,
+    /// A manifest whose plugins count as well.
+    #[arg(long, value_name = "FILE")]
+    pub study: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = SchemaFormat::Text)]
     pub format: SchemaFormat,
 }

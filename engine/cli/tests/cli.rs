@@ -356,6 +356,11 @@ fn schemas_come_in_three_formats() {
     let unknown = qpipe(&lab, &["schema", "quantise"]);
     assert_eq!(unknown.exit, Exit::Usage);
     assert!(unknown.err.contains("did you mean `quantize`?"), "{}", unknown.err);
+    let none = qpipe(&lab, &["schema", "no-such-type-anywhere"]);
+    assert!(none.exit == Exit::Usage && none.err.contains("--study FILE"), "{}", none.err);
+    let path = manifest(&lab, MANIFEST);
+    let with = qpipe(&lab, &["schema", "load", "--study", path.to_str().unwrap()]);
+    assert!(with.out.starts_with("load: "), "{}{}", with.out, with.err);
 }
 
 #[test]

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use qpipe_cache::Store;
 use serde::Serialize;
 
+use qpipe_sdk::StageRegistry;
 use qpipe_sdk::protocol::{PROTOCOL, StageDescription};
 
 use crate::manifest::DeclaredPlugin;
+use crate::schema::{self, StageDoc};
+use crate::worker::program::find;
 use crate::worker::search::{Place, all};
 use crate::worker::{Machine, PluginCommand, PluginStage, Program, WorkerError};
 
@@ -78,6 +81,8 @@ pub struct StageEntry {
     pub kind: String,
     pub semantics: u32,
     pub doc: String,
+    /// What it takes; nothing where that cannot be understood.
+    pub schema: Option<StageDoc>,
 }
 
 impl PluginEntry {
@@ -86,11 +91,13 @@ impl PluginEntry {
         self.script.as_deref().or(self.program.as_deref())
     }
 
-    /// The first line of what its stage type is, or else of why it cannot be used.
+    /// The first line of what its stage type is, or else the last one of why it cannot be used: the end of a traceback says
+    /// what happened.
     pub fn about(&self) -> &str {
         let named = self.stages.iter().find(|stage| stage.kind == self.name);
         let doc = named.map_or("", |stage| stage.doc.as_str());
-        self.problem.as_deref().unwrap_or(doc).lines().next().unwrap_or_default()
+        let problem = self.problem.as_deref().map(|problem| problem.trim_end().lines().next_back());
+        problem.unwrap_or_else(|| doc.lines().next()).unwrap_or_default().trim()
     }
 }
 
@@ -105,10 +112,11 @@ pub fn plugins(
     let own = declared.iter().map(|plugin| {
         let opened = plugin.open(machine, store);
         let checked = |program: &Program| plugin.check(program);
-        entry((&plugin.command, Whence::Study), opened, checked)
+        entry((&plugin.command, Whence::Study), machine, opened, checked)
     });
     let mut entries: Vec<PluginEntry> = own.collect();
-    for found in all(folder, machine) {
+    let folders: Vec<PathBuf> = folder.map(Path::to_owned).into_iter().collect();
+    for found in all(&folders, machine) {
         let is_known = |entry: &PluginEntry| entry.program.as_ref() == Some(&found.program);
         if entries.iter().any(is_known) {
             continue;
@@ -116,24 +124,53 @@ pub fn plugins(
         let file = Some(found.program.clone());
         let command = PluginCommand { kind: found.name, file, ..PluginCommand::default() };
         let opened = Program::open(&command, machine, store);
-        let mut entry = entry((&command, found.place.into()), opened, |_| Ok(()));
-        entry.program = Some(found.program);
-        entries.push(entry);
+        entries.push(PluginEntry {
+            program: Some(found.program),
+            ..entry((&command, found.place.into()), machine, opened, |_| Ok(()))
+        });
     }
     entries
 }
 
+/// A registry with the plugin `name` that a search finds, from `folder` on.
+///
+/// # Errors
+/// Why there is none, or why it cannot be used.
+pub fn with_found(
+    registry: &StageRegistry,
+    name: &str,
+    folder: Option<&Path>,
+    machine: &Machine,
+    store: Option<&Store>,
+) -> Result<StageRegistry, WorkerError> {
+    let folders = folder.map(Path::to_owned).into_iter().collect();
+    let command = PluginCommand { kind: name.to_owned(), folders, ..PluginCommand::default() };
+    let stage = PluginStage::of(&command, Program::open(&command, machine, store)?)?;
+    Ok(registry.clone().with(Box::new(stage)))
+}
+
+/// The program and the script of a plugin, also of one that is not there.
+fn named(command: &PluginCommand, machine: &Machine) -> (Option<PathBuf>, Option<PathBuf>) {
+    match find(command, machine) {
+        Ok((program, script)) => (Some(program), script),
+        Err(_) if command.command.is_some() => (None, command.file.clone()),
+        Err(_) => (command.file.clone(), None),
+    }
+}
+
 fn entry(
     (command, from): (&PluginCommand, Whence),
+    machine: &Machine,
     opened: Result<Program, WorkerError>,
     check: impl FnOnce(&Program) -> Result<(), WorkerError>,
 ) -> PluginEntry {
+    let (program, script) = named(command, machine);
     let mut entry = PluginEntry {
         name: command.kind.clone(),
         from,
         problem: None,
-        program: None,
-        script: None,
+        program,
+        script,
         digest: None,
         short_digest: None,
         worker: None,
@@ -141,8 +178,6 @@ fn entry(
         stages: Vec::new(),
     };
     let described = opened.and_then(|program| {
-        let (started, script) = program.files();
-        (entry.program, entry.script) = (started.map(Path::to_owned), script.map(Path::to_owned));
         entry.worker = Some(program.worker().to_owned());
         entry.protocol = Some(format!("{PROTOCOL}.{}", program.minor()));
         entry.stages = program.stages().iter().map(stage).collect();
@@ -156,5 +191,6 @@ fn entry(
 }
 
 fn stage(told: &StageDescription) -> StageEntry {
-    StageEntry { kind: told.kind.clone(), semantics: told.semantics, doc: told.doc.clone() }
+    let schema = told.understand().ok().map(|described| schema::stage(&described.spec));
+    StageEntry { kind: told.kind.clone(), semantics: told.semantics, doc: told.doc.clone(), schema }
 }

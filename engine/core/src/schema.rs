@@ -150,7 +150,7 @@ impl SchemaDoc {
     }
 }
 
-fn stage(spec: &StageSpec) -> StageDoc {
+pub(crate) fn stage(spec: &StageSpec) -> StageDoc {
     let port = |port: &qpipe_sdk::PortSpec| PortDoc {
         name: port.name,
         doc: port.doc,

@@ -18,10 +18,12 @@ use qpipe_engine::graph::Study;
 use qpipe_engine::inventory::{self, PluginEntry, Whence};
 use qpipe_engine::manifest::{
     DeclaredPlugin, LoadOptions, ManifestError, ManifestErrors, load_plugins, load_study, read_plugins,
+    with_plugins_help,
 };
 use qpipe_engine::plan::{NodeState, PlanOptions, plan};
 use qpipe_engine::run::{RunOptions, run};
-use qpipe_engine::worker::{Machine, Transport};
+use qpipe_engine::schema::SchemaDoc;
+use qpipe_engine::worker::{Machine, Transport, WorkerError};
 use qpipe_sdk::StageRegistry;
 
 struct Lab {
@@ -159,9 +161,126 @@ fn a_block_says_what_a_line_says_and_more() {
     assert_eq!((plugin.semantics, old.semantics), (Some(2), None));
     let named = |name: &str| (name.to_owned(), lab.path(name));
     assert_eq!(plugin.files, [named("table.json"), named("lib/helper.py")]);
-    let mixed = "plugin ledger \"a\" memory=(KiB)1 transport=stdio semantics=3 { command \"x\" }";
+    let mixed = "plugin ledger \"a\" memory=(KiB)1024 transport=stdio semantics=3 { command \"x\" }";
     let mixed = &lab.declared(mixed).unwrap()[0].command;
-    assert_eq!((mixed.limits.memory, mixed.semantics), (Some(1024), Some(3)));
+    assert_eq!((mixed.limits.memory, mixed.semantics), (Some(1 << 20), Some(3)));
+}
+
+#[test]
+fn a_program_with_its_file_and_arguments_reads_the_same_in_every_form() {
+    let test = "a_program_with_its_file_and_arguments_reads_the_same_in_every_form";
+    let Some(lab) = Lab::new(test) else { return };
+    let line = &lab.declared("plugin ledger command=\"python3\" \"ledger.py\" \"log\" \"-v\"").unwrap()[0];
+    for other in [
+        "plugin ledger command=\"python3\" (file)\"ledger.py\" \"log\" \"-v\"",
+        "plugin ledger {\n command \"python3\" (file)\"ledger.py\" \"log\" \"-v\"\n}",
+        "plugin ledger {\n command \"python3\" \"ledger.py\"\n args \"log\" \"-v\"\n}",
+        "plugin ledger {\n command \"python3\"\n file (file)\"ledger.py\"\n args \"log\" \"-v\"\n}",
+    ] {
+        let read = &lab.declared(other).unwrap()[0].command;
+        let parts = (&read.command, &read.file, &read.args);
+        assert_eq!(parts, (&line.command.command, &line.command.file, &line.command.args), "{other}");
+    }
+    let twice = "plugin a {\n command \"python3\" \"a.py\" \"-v\"\n file \"b.py\"\n args \"-w\"\n}";
+    assert_eq!(lab.told(twice), ["the plugin's `file` stands twice", "the plugin's `args` stands twice"]);
+    assert_eq!(lab.told("plugin a (var)\"x\""), ["`plugin` takes a file, not another value"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_plugin_is_shown_where_it_is_written_with_what_helps() {
+    let test = "what_is_wrong_with_a_plugin_is_shown_where_it_is_written_with_what_helps";
+    let Some(lab) = Lab::new(test) else { return };
+    let told = |text: &str| {
+        let errors = lab.load(text).err().expect("it is refused");
+        let ManifestError::Plugin { span, help, .. } = &errors.errors()[0] else { panic!("{errors}") };
+        (headed(text)[span.offset()..span.offset() + span.len()].to_owned(), help.clone())
+    };
+    let near = Some("did you mean `ledger.py`?".to_owned());
+    assert_eq!(
+        told("plugin ledger command=\"python3\" \"legder.py\""),
+        ("\"legder.py\"".into(), near.clone())
+    );
+    assert_eq!(told("plugin ledger \"leger.py\""), ("\"leger.py\"".into(), near));
+    let (place, help) = told("plugin ledger \"ledger.py\"");
+    assert_eq!(place, "\"ledger.py\"");
+    assert!(help.unwrap().starts_with("name what runs it, as in `command=\"python3\" \"ledger.py\"`"));
+    let small = lab.declared("plugin ledger \"a\" memory=4").unwrap_err();
+    let ManifestError::BadValue { reason, help, .. } = &small.errors()[0] else { panic!("{small}") };
+    assert_eq!(
+        (reason.as_str(), help.as_deref()),
+        ("a plugin's memory is at least 1 MiB", Some("write `memory=(GiB)4`"))
+    );
+
+    let text = study(&lab, "nothing", "") + "\nplugin ledger";
+    let twice = lab.load(&text).err().unwrap();
+    let [ManifestError::Duplicate { span, first, .. }] = twice.errors() else { panic!("{twice}") };
+    let text = headed(&text);
+    assert_eq!(span.offset(), text.rfind("plugin ledger").unwrap());
+    assert_eq!(first.offset(), text.find("plugin ledger").unwrap());
+}
+
+#[test]
+fn a_stage_type_that_some_plugin_has_is_told_of() {
+    let Some(lab) = Lab::new("a_stage_type_that_some_plugin_has_is_told_of") else { return };
+    let helps = |text: &str| {
+        let (path, text, options) = (lab.manifest(), headed(text), LoadOptions::default());
+        let none = StageRegistry::default();
+        let registry = load_plugins(&path, &text, &options, &none, &lab.machine, None).unwrap();
+        let errors = load_study(&path, &text, &options, &registry).unwrap_err();
+        let errors = with_plugins_help(errors, (&path, &text), &options, &lab.machine, None);
+        let ManifestError::UnknownStage { help, .. } = &errors.errors()[0] else { panic!("{errors}") };
+        help.clone().unwrap_or_default()
+    };
+    assert!(!helps("ledger one").starts_with("add "));
+    lab.program("plugins/qpipe-stage-ledger");
+    assert_eq!(helps("ledger one"), "add `plugin ledger`: there is a program of this name");
+    let two = ledger().replace(
+        r#"{"stages": [stage], "sources""#,
+        r#"{"stages": [stage, {**stage, "kind": "second"}], "sources""#,
+    );
+    lab.file("ledger.py", &two);
+    let text = study(&lab, "nothing", "") + "\nsecond two";
+    assert_eq!(helps(&text), "add `plugin second …` with the words of `plugin ledger`, whose program has it");
+}
+
+#[test]
+fn a_plugin_of_an_included_text_is_looked_for_beside_both() {
+    let Some(lab) = Lab::new("a_plugin_of_an_included_text_is_looked_for_beside_both") else { return };
+    lab.file("parts/with.kdl", "qpipe 1\nplugin ledger");
+    let files = |path: &Path| fs::read_to_string(path);
+    let options = LoadOptions { files: &files, ..LoadOptions::default() };
+    let text = headed("include \"parts/with.kdl\"\nledger one");
+    let load =
+        || load_plugins(&lab.manifest(), &text, &options, &StageRegistry::default(), &lab.machine, None);
+    let program = |name: &str| {
+        let declared = read_plugins(&lab.manifest(), &text, &options).unwrap();
+        let found = lab.inventory(&declared)[0].program.clone();
+        assert_eq!(found, Some(lab.path(name)));
+    };
+    assert!(load().is_err());
+    lab.program("plugins/qpipe-stage-ledger");
+    load().unwrap();
+    program("plugins/qpipe-stage-ledger");
+    lab.program("parts/plugins/qpipe-stage-ledger");
+    program("parts/plugins/qpipe-stage-ledger");
+}
+
+#[test]
+fn the_schema_of_a_plugin_is_shown() {
+    let Some(lab) = Lab::new("the_schema_of_a_plugin_is_shown") else { return };
+    let none = StageRegistry::default();
+    let find = |name: &str| inventory::with_found(&none, name, Some(lab.dir.path()), &lab.machine, None);
+    assert!(matches!(find("ledger"), Err(WorkerError::NoPlugin(_))));
+    lab.program("plugins/qpipe-stage-ledger");
+    let registry = find("ledger").unwrap();
+    let text = SchemaDoc::new(&registry, Some("ledger")).unwrap().text();
+    assert!(text.contains("  entry: "), "{text}");
+    let listed = serde_json::to_value(&lab.inventory(&[])[0]).unwrap();
+    let paths = |doc: &serde_json::Value| {
+        let nodes = doc["nodes"].as_array().unwrap();
+        nodes.iter().map(|node| node["params"][0]["path"].clone()).collect::<Vec<_>>()
+    };
+    assert!(paths(&listed["stages"][0]["schema"]).contains(&"entry".into()), "{listed}");
 }
 
 #[test]
@@ -189,7 +308,7 @@ fn every_slip_in_a_block_is_told_at_once() {
             "the plugin's `file` stands twice",
             "the plugin's `args` stands twice",
             "unknown `memroy` in `plugin`",
-            "a plugin's memory is a number of bytes above 0",
+            "a plugin's memory is at least 1 MiB",
             "`pigeon` is no choice of `transport`",
             "a plugin's semantics is a number, raised with each change",
             "this is no digest: expected 64 hex digits, found 2 bytes",
@@ -442,6 +561,8 @@ fn every_plugin_is_listed_with_what_it_has_or_why_it_cannot_be_used() {
     let found: Vec<Whence> = entries.iter().filter(|e| e.name == "ledger").map(|e| e.from).collect();
     assert_eq!(found, [Whence::Study, Whence::Study], "what the study names is not listed again");
     assert!(of("away", Whence::Study).about().contains("there is no program"));
+    assert_eq!(of("away", Whence::Study).file(), Some(lab.path("nowhere").as_path()));
+    assert_eq!(of("dead", Whence::User).about(), "gone", "the last line says what happened");
     assert_eq!(of("other", Whence::User).about(), "the worker has no stage type `other`, only `ledger`");
     let dead = of("dead", Whence::User);
     assert_eq!(dead.problem.as_deref(), Some("the worker was lost: exit status 1\ngone"));

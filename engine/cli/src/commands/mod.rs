@@ -47,7 +47,7 @@ pub fn run(
         Command::Init(args) => init::init(args, printer),
         Command::Plugin(command) => plugin::plugin(registry, &args.store, command, printer),
         Command::Explain { code } => explain::explain(code.as_deref(), printer),
-        Command::Schema(args) => schema::schema(registry, args, printer),
+        Command::Schema(asked) => schema::schema(registry, &args.store, asked, printer),
         Command::Graph(graph) => graph::graph(registry, &args.store, graph, printer),
         Command::Runs(RunsCommand::Show { run, json }) => {
             show::show(&existing(&args.store)?, run, *json, printer)

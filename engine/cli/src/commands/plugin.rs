@@ -100,8 +100,17 @@ fn row(plugin: &PluginEntry) -> Vec<String> {
         plugin.file().map_or_else(unknown, shown),
         plugin.short_digest.clone().unwrap_or_else(unknown),
         worker.map_or_else(unknown, |(worker, protocol)| format!("{worker}, qstage {protocol}")),
-        format!("{broken}{}", plugin.about()),
+        shortened(&format!("{broken}{}", plugin.about())),
     ]
+}
+
+/// A text of a width that a table bears; `--json` has all of it.
+fn shortened(text: &str) -> String {
+    const WIDEST: usize = 60;
+    match text.char_indices().nth(WIDEST) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or(text)),
+        None => text.to_owned(),
+    }
 }
 
 /// A path, as short as the user can use it from where they stand.

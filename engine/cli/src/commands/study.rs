@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
-use qpipe_engine::manifest::{LoadOptions, MAX_BYTES, load_plugins, load_study};
+use qpipe_engine::manifest::{LoadOptions, MAX_BYTES, load_plugins, load_study, with_plugins_help};
 use qpipe_engine::ticket::Watched;
 use qpipe_sdk::StageRegistry;
 
@@ -56,8 +56,10 @@ impl Text {
     ) -> Result<Loaded, CliError> {
         self.with_options(args, watched, |options| {
             let path = &args.manifest;
-            let registry = load_plugins(path, &self.text, options, registry, &machine(), store)?;
-            let study = load_study(path, &self.text, options, &registry)?;
+            let machine = machine();
+            let registry = load_plugins(path, &self.text, options, registry, &machine, store)?;
+            let study = load_study(path, &self.text, options, &registry)
+                .map_err(|errors| with_plugins_help(errors, (path, &self.text), options, &machine, store))?;
             Ok(Loaded { study, registry })
         })
     }
@@ -70,6 +72,19 @@ pub(super) fn load(
     store: Option<&Store>,
 ) -> Result<Loaded, CliError> {
     Text::read(args)?.load(registry, args, &Watched::default(), store)
+}
+
+/// The registry with a manifest's plugins.
+pub(super) fn plugins(
+    registry: &StageRegistry,
+    manifest: &Path,
+    store: Option<&Store>,
+) -> Result<StageRegistry, CliError> {
+    let args = StudyArgs { manifest: manifest.to_owned(), sets: Vec::new() };
+    let text = Text::read(&args)?;
+    Ok(text.with_options(&args, &Watched::default(), |options| {
+        load_plugins(manifest, &text.text, options, registry, &machine(), store)
+    })?)
 }
 
 /// The store, where there is one: a command that does not need it makes none, and does without one that is damaged.

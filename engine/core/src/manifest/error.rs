@@ -35,6 +35,10 @@ impl ManifestErrors {
     pub fn errors(&self) -> &[ManifestError] {
         &self.errors
     }
+
+    pub(super) fn errors_mut(&mut self) -> &mut [ManifestError] {
+        &mut self.errors
+    }
 }
 
 /// A result whose error is on the heap: errors are large, and rare.

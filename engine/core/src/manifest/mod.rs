@@ -41,7 +41,7 @@ mod typed;
 pub use error::{ManifestError, ManifestErrors};
 pub use format::format;
 pub use load::{LoadOptions, load_study};
-pub use plugin::{DeclaredPlugin, load_plugins, read_plugins, why_taken};
+pub use plugin::{DeclaredPlugin, load_plugins, read_plugins, why_taken, with_plugins_help};
 pub use syntax::MAX_BYTES;
 
 pub(crate) use error::Errors;

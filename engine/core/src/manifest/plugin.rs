@@ -6,6 +6,7 @@
 //!
 //! How such a node is written, [`super::plugin_words`] says.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use kdl::KdlNode;
@@ -21,7 +22,9 @@ use super::plugin_words::read;
 use super::syntax::arguments;
 use crate::graph::Span;
 use crate::sources::Sources;
-use crate::worker::{Machine, PluginCommand, PluginDigest, PluginStage, Program, WorkerError};
+use crate::worker::launch::LaunchError;
+use crate::worker::search;
+use crate::worker::{Machine, PluginCommand, PluginDigest, PluginStage, Program, SCRIPT, WorkerError};
 
 /// A plugin as a manifest declares it.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct DeclaredPlugin {
     pub command: PluginCommand,
     /// What its content must be, and where that is written.
     pub digest: Option<(PluginDigest, Span)>,
+    /// Where its file is written.
+    pub file: Option<Span>,
     pub span: Span,
 }
 
@@ -61,9 +66,39 @@ impl DeclaredPlugin {
             WorkerError::NoPlugin(none) => nearest(&name, none.known.iter().map(String::as_str))
                 .map(|near| format!("did you mean `{near}`?"))
                 .or_else(|| Some(format!("name its program: `plugin {name} command=\"python3\" \"FILE\"`"))),
-            _ => None,
+            _ => self.file_help(error),
         };
-        ManifestError::Plugin { name, reason: error.to_string(), span: self.span.into(), help }
+        let span = self.file.filter(|_| self.is_of_file(error)).unwrap_or(self.span).into();
+        ManifestError::Plugin { name, reason: error.to_string(), span, help }
+    }
+}
+
+impl DeclaredPlugin {
+    /// Whether an error is about the file that the plugin names.
+    fn is_of_file(&self, error: &WorkerError) -> bool {
+        match error {
+            WorkerError::Unreadable { name, .. } => name == SCRIPT,
+            WorkerError::Launch(LaunchError::NotFound { .. } | LaunchError::NotExecutable { .. }) => {
+                self.command.command.is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// What helps where the file is not to be had: the name of another beside it, or how it can be started.
+    fn file_help(&self, error: &WorkerError) -> Option<String> {
+        let file = self.command.file.as_deref().filter(|_| self.is_of_file(error))?;
+        let name = file.file_name()?.to_str()?;
+        if matches!(error, WorkerError::Launch(LaunchError::NotExecutable { .. })) {
+            return Some(format!(
+                "name what runs it, as in `command=\"python3\" \"{name}\"`, or make it executable: `chmod +x {name}`"
+            ));
+        }
+        let entries = std::fs::read_dir(file.parent()?).ok()?;
+        let names: Vec<String> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        let near = nearest(name, names.iter().map(String::as_str))?;
+        Some(format!("did you mean `{near}`?"))
     }
 }
 
@@ -98,8 +133,14 @@ pub fn load_plugins(
     store: Option<&Store>,
 ) -> Result<StageRegistry, ManifestErrors> {
     let (declared, mut errors, sources) = declared(path, text, options);
-    let mut registry = registry.clone();
+    let (mut registry, mut names) = (registry.clone(), BTreeMap::new());
     for plugin in &declared {
+        let name = &plugin.command.kind;
+        if let Some(first) = names.insert(name, plugin.span) {
+            let (what, name, span) = ("the plugin", name.clone(), plugin.span.into());
+            errors.push(ManifestError::Duplicate { what, name, span, first: first.into(), help: None });
+            continue;
+        }
         if let Some(reason) = why_taken(&plugin.command.kind, &registry).map(str::to_owned) {
             let (name, span) = (plugin.command.kind.clone(), SourceSpan::from(plugin.span));
             errors.push(ManifestError::Plugin { name, reason, span, help: None });
@@ -111,6 +152,36 @@ pub fn load_plugins(
         }
     }
     if errors.is_empty() { Ok(registry) } else { Err(errors.into_report(sources)) }
+}
+
+/// The errors of a manifest with a better help for a stage type that is unknown to it although a plugin has it: one that
+/// can be found by this name, or one that the manifest declares for another of its types.
+#[must_use]
+pub fn with_plugins_help(
+    mut errors: ManifestErrors,
+    (path, text): (&Path, &str),
+    options: &LoadOptions<'_>,
+    machine: &Machine,
+    store: Option<&Store>,
+) -> ManifestErrors {
+    let (declared, _, sources) = declared(path, text, options);
+    let mut kinds: Option<Vec<(String, String)>> = None;
+    let of = |plugin: &DeclaredPlugin| {
+        let stages = plugin.open(machine, store).map(|program| program.stages().to_vec()).unwrap_or_default();
+        stages.into_iter().map(|stage| (stage.kind, plugin.command.kind.clone())).collect::<Vec<_>>()
+    };
+    for error in errors.errors_mut() {
+        let ManifestError::UnknownStage { name, help, .. } = error else { continue };
+        let known = kinds.get_or_insert_with(|| declared.iter().flat_map(of).collect());
+        if let Some((_, owner)) = known.iter().find(|(kind, _)| kind == name) {
+            *help = Some(format!(
+                "add `plugin {name} …` with the words of `plugin {owner}`, whose program has it"
+            ));
+        } else if search::find(name, &[sources.root().folder().to_owned()], machine).is_ok() {
+            *help = Some(format!("add `plugin {name}`: there is a program of this name"));
+        }
+    }
+    errors
 }
 
 fn declared(path: &Path, text: &str, options: &LoadOptions<'_>) -> (Vec<DeclaredPlugin>, Errors, Sources) {

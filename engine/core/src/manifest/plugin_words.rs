@@ -3,6 +3,7 @@
 //! | node | program | its arguments |
 //! |---|---|---|
 //! | `plugin a command="python3" "a.py" "-v"` | `python3`, on the search path | `a.py`, `-v` |
+//! | `plugin a { command "python3" "a.py" "-v" }` | the same | the same |
 //! | `plugin a { command "python3"; file "a.py"; args "-v" }` | the same | the same |
 //! | `plugin a "bin/a" "-v"` | `bin/a` | `-v` |
 //! | `plugin a command="a-tool"` | `a-tool`, on the search path | none |
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kdl::{KdlEntry, KdlNode};
+use kdl::{KdlEntry, KdlIdentifier, KdlNode, KdlValue};
 use qpipe_sdk::Value;
 
 use super::document::{plain_word, refuse_annotation, refuse_properties, refuse_rest};
@@ -60,11 +61,12 @@ pub(super) fn read(
     }
     let span = header_span(node);
     let folder = sources.file(span.offset).folder();
-    let command =
-        PluginCommand { kind: kind.to_owned(), folder: Some(folder.to_owned()), ..PluginCommand::default() };
+    // beside the text in which it stands, then beside the manifest that includes it
+    let folders = vec![folder.to_owned(), sources.root().folder().to_owned()];
+    let command = PluginCommand { kind: kind.to_owned(), folders, ..PluginCommand::default() };
     let scope = Scope::new(sources, BTreeMap::new(), None, options.env);
     let mut reader = Reader {
-        plugin: DeclaredPlugin { command, digest: None, span },
+        plugin: DeclaredPlugin { command, digest: None, file: None, span },
         scope: &scope,
         folder,
         seen: BTreeMap::new(),
@@ -86,16 +88,20 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The first argument after the name is the file, the others are arguments.
-    fn line(&mut self, node: &KdlNode, words: &[&KdlEntry], errors: &mut Errors) {
-        if let Some((first, rest)) = words.split_first() {
-            self.once("file", entry_span(first), errors);
-            self.plugin.command.file = self.path(node, first, errors);
-            if let Some(second) = rest.first() {
-                self.once("args", entry_span(second), errors);
-            }
+    /// The first of these words is the file, the others are arguments.
+    fn given(&mut self, node: &KdlNode, words: &[&KdlEntry], errors: &mut Errors) {
+        let Some((first, rest)) = words.split_first() else { return };
+        if self.once("file", entry_span(first), errors) {
+            self.file(node, first, errors);
+        }
+        let Some(second) = rest.first() else { return };
+        if self.once("args", entry_span(second), errors) {
             self.plugin.command.args = texts(node, rest, errors);
         }
+    }
+
+    fn line(&mut self, node: &KdlNode, words: &[&KdlEntry], errors: &mut Errors) {
+        self.given(node, words, errors);
         for (property, entry) in properties(node) {
             match known(&SINGLE, property) {
                 Some(word) if self.once(word, key_span(entry), errors) => {
@@ -144,6 +150,10 @@ impl Reader<'_> {
         if !self.once(word, name_span(node), errors) {
             return;
         }
+        if word == "command" {
+            self.single(word, node, first, errors);
+            return self.given(node, &values.collect::<Vec<_>>(), errors);
+        }
         if single.is_some() {
             refuse_rest(node, values, "one argument", errors);
             return self.single(word, node, first, errors);
@@ -174,11 +184,16 @@ impl Reader<'_> {
                 let program = plain_word(node, entry, "a program", errors);
                 self.plugin.command.command = program.map(str::to_owned);
             }
-            "file" => self.plugin.command.file = self.path(node, entry, errors),
+            "file" => self.file(node, entry, errors),
             "digest" => self.digest(node, entry, errors),
             "transport" => self.transport(node, entry, errors),
             _ => self.number(word, entry, errors),
         }
+    }
+
+    fn file(&mut self, node: &KdlNode, entry: &KdlEntry, errors: &mut Errors) {
+        self.plugin.file = Some(entry_span(entry));
+        self.plugin.command.file = self.path(node, entry, errors);
     }
 
     fn number(&mut self, word: &str, entry: &KdlEntry, errors: &mut Errors) {
@@ -191,7 +206,7 @@ impl Reader<'_> {
             }
             "memory" => {
                 command.limits.memory = bytes(&value);
-                (command.limits.memory.is_some(), "a plugin's memory is a number of bytes above 0")
+                (command.limits.memory.is_some(), "a plugin's memory is at least 1 MiB")
             }
             _ => {
                 command.semantics = if let Value::Int(int) = value { u32::try_from(int).ok() } else { None };
@@ -254,7 +269,10 @@ impl Reader<'_> {
     }
 
     fn path(&self, node: &KdlNode, entry: &KdlEntry, errors: &mut Errors) -> Option<PathBuf> {
-        let word = plain_word(node, entry, "a file", errors)?;
+        let word = match (entry.ty().map(KdlIdentifier::value), entry.value()) {
+            (Some("file"), KdlValue::String(word)) => word,
+            _ => plain_word(node, entry, "a file", errors)?,
+        };
         if word.is_empty() {
             errors.push(ManifestError::BadValue {
                 reason: "a file has a name".into(),
@@ -296,8 +314,9 @@ fn seconds(value: &Value) -> Option<Duration> {
     Duration::try_from_secs_f64(number(value)?).ok().filter(|limit| !limit.is_zero())
 }
 
+/// No process does with less than a MiB: a smaller number lacks its unit.
 fn bytes(value: &Value) -> Option<u64> {
-    number(value).filter(|bytes| *bytes >= 1.0).map(|bytes| bytes as u64)
+    number(value).filter(|bytes| *bytes >= f64::from(1 << 20)).map(|bytes| bytes as u64)
 }
 
 fn number(value: &Value) -> Option<f64> {

@@ -51,6 +51,8 @@ pub struct HumanReporter<W> {
     frame_ms: u64,
     /// Per node: when its progress was last told in a log.
     told_ms: BTreeMap<usize, u64>,
+    /// Of each running node, how many units earlier tries had kept, and how many there were.
+    units: BTreeMap<usize, (usize, usize)>,
 }
 
 impl<W: Write> HumanReporter<W> {
@@ -68,6 +70,7 @@ impl<W: Write> HumanReporter<W> {
             started_ms: 0,
             frame_ms: 0,
             told_ms: BTreeMap::new(),
+            units: BTreeMap::new(),
         }
     }
 
@@ -159,11 +162,16 @@ impl<W: Write> HumanReporter<W> {
             RunEventKind::RunStarted { study, cells, nodes, .. } => {
                 self.log(&format!("study `{study}`: {cells} cells, {nodes} nodes"));
             }
-            RunEventKind::NodeStarted { label, why, .. } => {
+            RunEventKind::NodeStarted { node, label, why, .. } => {
+                self.units.remove(node);
                 self.log(&format!("start   {label}: {}", why.join("; ")));
             }
-            RunEventKind::NodeDone { label, elapsed_ms, .. } => {
-                self.log_in(GREEN, "done", &format!("    {label} in {}", duration(*elapsed_ms)));
+            RunEventKind::NodeDone { node, label, elapsed_ms, .. } => {
+                let units = match self.units.remove(node) {
+                    Some((kept, all)) if kept > 0 => format!(" ({kept} of {all} units kept)"),
+                    _ => String::new(),
+                };
+                self.log_in(GREEN, "done", &format!("    {label} in {}{units}", duration(*elapsed_ms)));
             }
             RunEventKind::NodeFailed { label, message, .. } => {
                 self.log_in(RED, "failed", &format!("  {label}: {message}"));
@@ -206,7 +214,12 @@ impl<W: Write> HumanReporter<W> {
                     self.log(&format!("        {line}"));
                 }
             }
-            StageEvent::Progress { .. } | StageEvent::Unit { .. } => {}
+            StageEvent::Unit { cached, .. } => {
+                let (kept, all) = self.units.entry(node).or_default();
+                *kept += usize::from(*cached);
+                *all += 1;
+            }
+            StageEvent::Progress { .. } => {}
         }
     }
 }
@@ -298,6 +311,21 @@ mod tests {
         reporter.tick(1150);
         let frames = String::from_utf8(out).unwrap().matches("\x1b[J").count();
         assert_eq!(frames, 2);
+    }
+
+    #[test]
+    fn what_is_done_says_how_much_was_kept_before() {
+        let unit = |cached| RunEventKind::Stage {
+            node: 0,
+            label: "q".into(),
+            stage: StageEvent::Unit { name: "u".into(), cached },
+        };
+        let (label, key) = ("q".to_owned(), "k".to_owned());
+        let done = RunEventKind::NodeDone { node: 0, label, key, how: How::Ran, elapsed_ms: 9 };
+        let kept = vec![started("q"), unit(true), unit(false), unit(true), done.clone()];
+        assert_eq!(told(Style::Plain, kept), "start   q: never ran\ndone    q in 9 ms (2 of 3 units kept)\n");
+        let fresh = vec![started("q"), unit(false), done];
+        assert_eq!(told(Style::Plain, fresh), "start   q: never ran\ndone    q in 9 ms\n");
     }
 
     #[test]

@@ -29,7 +29,7 @@ const FUNCTION: &str = "b3:";
 /// The name of a program among a plugin's parts.
 pub(super) const PROGRAM: &str = "program";
 /// The name of a script.
-pub(super) const SCRIPT: &str = "script";
+pub(crate) const SCRIPT: &str = "script";
 
 /// What the parts are called that its description tells of, before their names.
 pub(super) const SOURCE: &str = "source:";

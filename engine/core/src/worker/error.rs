@@ -81,7 +81,7 @@ pub enum WorkerError {
     UnknownUnit { name: String, unit: String },
     #[error("the worker's output `{name}` is to be at a `path` or a `unit`: one of the two")]
     PathOrUnit { name: String },
-    #[error("the worker was stopped: its processes took {} of memory, of {} allowed", mib(*seen), mib(*limit))]
+    #[error("the worker was stopped: its processes took {} of memory, of {} allowed", size(*seen), size(*limit))]
     Memory { limit: u64, seen: u64 },
     #[error("it changed its input `{name}`, or somebody else did meanwhile: {}", path.display())]
     ChangedInput { name: String, path: PathBuf },
@@ -139,7 +139,10 @@ pub(super) fn clipped(mut text: String) -> String {
     text
 }
 
-fn mib(bytes: u64) -> String {
+fn size(bytes: u64) -> String {
+    if bytes < 1 << 20 {
+        return format!("{bytes} bytes");
+    }
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 

@@ -45,6 +45,7 @@ pub mod units;
 
 pub use qpipe_sdk::files;
 
+pub(crate) use content::SCRIPT;
 pub use content::{PluginDigest, PluginDigestError};
 pub use error::WorkerError;
 pub use isolate::{Isolated, isolate};

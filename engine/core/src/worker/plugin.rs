@@ -9,8 +9,8 @@ use qpipe_cache::{KeyValue, Store};
 use qpipe_sdk::protocol::wire::params_to_json;
 use qpipe_sdk::protocol::{Described, Keyed, KeyedBy, OutputFile};
 use qpipe_sdk::{
-    Artifact, Context, Determinism, Outcome, Params, Resources, Source, SourceData, Stage, StageError,
-    StageSpec,
+    Artifact, Context, Determinism, GpuNeed, Outcome, ParamType, Params, Resources, Source, SourceData,
+    Stage, StageError, StageSpec, Value,
 };
 
 use super::content::{Content, PROGRAM, Part, SCRIPT, SOURCE, Stamp};
@@ -33,6 +33,8 @@ pub(crate) const OWN: &str = "plugin:";
 pub(crate) const SEMANTICS: &str = "plugin:semantics";
 /// The entry of a key that holds the arguments that a plugin is given.
 pub(crate) const ARGS: &str = "plugin:args";
+/// The parameter that names a device, as that of the built-in stages does.
+const DEVICE: &str = "device";
 
 /// `plugin NAME command="python3" "file.py" "--flag"`.
 #[derive(Clone, Debug, Default)]
@@ -48,8 +50,8 @@ pub struct PluginCommand {
     pub files: Vec<(String, PathBuf)>,
     /// What stands in keys in place of its content.
     pub semantics: Option<u32>,
-    /// The manifest's folder: a plugin that names no program is looked for in its `plugins/` first.
-    pub folder: Option<PathBuf>,
+    /// The folders of the texts it is named in: a plugin that names no program is looked for in their `plugins/` first.
+    pub folders: Vec<PathBuf>,
     pub transport: Transport,
     pub limits: Limits,
 }
@@ -189,6 +191,24 @@ impl PluginStage {
         }
     }
 
+    /// The device that its parameter `device` asks for, where it has one that takes a name.
+    fn asked_device<'a>(&'a self, params: &'a Params) -> Option<&'a str> {
+        let spec = self.described.spec.schema.param(DEVICE)?;
+        let default = if let Some(Value::Text(name)) = &spec.default { name } else { "auto" };
+        let takes_name = matches!(spec.ty, ParamType::Text | ParamType::Choice(_));
+        takes_name.then(|| params.text(DEVICE).unwrap_or(default))
+    }
+
+    /// The device of a job: the one that is asked for, or under `auto` the one that it was assigned.
+    fn device(&self, ctx: &Context<'_>) -> String {
+        let asked = self.asked_device(ctx.params).unwrap_or("auto");
+        match GpuNeed::of_device(asked) {
+            GpuNeed::Ordinal(ordinal) => format!("cuda:{ordinal}"),
+            GpuNeed::None if asked == "cpu" => asked.to_owned(),
+            GpuNeed::None | GpuNeed::Any => ctx.device.to_owned(),
+        }
+    }
+
     fn outputs(&self) -> Vec<&str> {
         match self.described.files.as_slice() {
             [] => vec![ROOT],
@@ -201,6 +221,7 @@ impl PluginStage {
         let scratch = Scratch::new(ctx.store)?;
         let (work, inputs) = (scratch.folder("work")?, scratch.folder("inputs")?);
         let mut request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
+        request.device = self.device(ctx);
         let limit = self.pool.limits().job;
         request.deadline_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let given = Given::of(&request, is_given);
@@ -294,7 +315,8 @@ impl Stage for PluginStage {
             self.pool.with(|worker| worker.ask(|session| session.estimate(self.described.spec.kind, json)))
         };
         let memory = if self.estimates { ask().ok().and_then(|told| told.host_bytes) } else { None };
-        Resources { memory: memory.unwrap_or(0), ..Resources::default() }
+        let gpu = self.asked_device(params).map_or(GpuNeed::None, GpuNeed::of_device);
+        Resources { gpu, memory: memory.unwrap_or(0), exclusive: false }
     }
 
     fn is_external(&self) -> bool {

@@ -93,12 +93,15 @@ impl Program {
 }
 
 /// The program of a plugin, and the file that it reads.
-fn find(plugin: &PluginCommand, machine: &Machine) -> Result<(PathBuf, Option<PathBuf>), WorkerError> {
+pub(crate) fn find(
+    plugin: &PluginCommand,
+    machine: &Machine,
+) -> Result<(PathBuf, Option<PathBuf>), WorkerError> {
     let find = |name: &str| find_program(name, Path::new("/"), machine.search());
     Ok(match (&plugin.command, &plugin.file) {
         (Some(command), file) => (find(command)?, file.clone()),
         (None, Some(file)) => (find(&file.display().to_string())?, None),
-        (None, None) => (search::find(&plugin.kind, plugin.folder.as_deref(), machine)?, None),
+        (None, None) => (search::find(&plugin.kind, &plugin.folders, machine)?, None),
     })
 }
 

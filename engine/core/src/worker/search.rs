@@ -2,7 +2,7 @@
 //!
 //! | where, in this order | what |
 //! |---|---|
-//! | `plugins/` beside the manifest | a program `qpipe-stage-NAME`, or a folder `NAME` that holds one |
+//! | `plugins/` beside the text that names it, then beside the manifest that includes that | a program `qpipe-stage-NAME`, or a folder `NAME` that holds one |
 //! | the user's folder of plugins | the same |
 //! | the search path | a program `qpipe-stage-NAME` |
 
@@ -58,11 +58,11 @@ fn listed(looked: &[PathBuf]) -> String {
     if looked.is_empty() { "no folder: there is no search path".into() } else { looked.join(", ") }
 }
 
-/// The program of the plugin `name`; `folder`: the manifest's.
-pub(super) fn find(name: &str, folder: Option<&Path>, machine: &Machine) -> Result<PathBuf, SearchError> {
+/// The program of the plugin `name`; `beside`: folders of the manifest's texts.
+pub(crate) fn find(name: &str, beside: &[PathBuf], machine: &Machine) -> Result<PathBuf, SearchError> {
     let program = format!("{PREFIX}{name}");
     let mut looked = Vec::new();
-    for (place, folder) in folders(folder, machine) {
+    for (place, folder) in folders(beside, machine) {
         let inner = (place != Place::Path).then(|| folder.join(name).join(&program));
         for candidate in [Some(folder.join(&program)), inner].into_iter().flatten() {
             match is_executable(&candidate) {
@@ -76,7 +76,7 @@ pub(super) fn find(name: &str, folder: Option<&Path>, machine: &Machine) -> Resu
         }
         looked.push(folder);
     }
-    let known: BTreeSet<String> = all(folder, machine).into_iter().map(|found| found.name).collect();
+    let known: BTreeSet<String> = all(beside, machine).into_iter().map(|found| found.name).collect();
     Err(NoPlugin { program, looked, known: known.into_iter().collect() }.into())
 }
 
@@ -90,8 +90,8 @@ pub enum SearchError {
 }
 
 /// Every plugin that a search finds, in the order of the search; of two with one name the first counts.
-pub fn all(folder: Option<&Path>, machine: &Machine) -> Vec<Found> {
-    let found = folders(folder, machine).into_iter().flat_map(|(place, folder)| {
+pub fn all(beside: &[PathBuf], machine: &Machine) -> Vec<Found> {
+    let found = folders(beside, machine).into_iter().flat_map(|(place, folder)| {
         let mut names = entries(&folder);
         names.sort_unstable();
         let named = move |entry: String| {
@@ -116,13 +116,13 @@ fn entries(folder: &Path) -> Vec<String> {
 }
 
 /// Each folder once.
-fn folders(folder: Option<&Path>, machine: &Machine) -> Vec<(Place, PathBuf)> {
-    let beside = folder.map(|folder| (Place::Beside, folder.join(FOLDER)));
+fn folders(beside: &[PathBuf], machine: &Machine) -> Vec<(Place, PathBuf)> {
+    let beside = beside.iter().map(|folder| (Place::Beside, folder.join(FOLDER)));
     let user = machine.plugins().map(|folder| (Place::User, folder.to_owned()));
     let path = machine.search().map(std::env::split_paths).into_iter().flatten();
     let path = path.filter(|folder| folder.is_absolute()).map(|folder| (Place::Path, folder));
     let mut seen = BTreeSet::new();
-    let all = beside.into_iter().chain(user).chain(path);
+    let all = beside.chain(user).chain(path);
     all.filter(|(_, folder)| seen.insert(folder.clone())).collect()
 }
 
@@ -144,7 +144,7 @@ mod tests {
         let (study, user, bin) = (dir.path().join("study"), dir.path().join("user"), dir.path().join("bin"));
         let machine = Machine::new([("PATH".into(), bin.clone().into())], dir.path());
         let machine = machine.with_plugins(Some(user.clone()));
-        let find = |name: &str| find(name, Some(&study), &machine);
+        let find = |name: &str| find(name, std::slice::from_ref(&study), &machine);
         let SearchError::NoPlugin(none) = find("count").unwrap_err() else { panic!("it is not there") };
         assert_eq!(none.looked, [study.join("plugins"), user.clone(), bin.clone()]);
         for place in [
@@ -158,7 +158,8 @@ mod tests {
         }
         program(&study.join("plugins/other/qpipe-stage-count"), 0o755);
         program(&bin.join("qpipe-stage-"), 0o644);
-        let all: Vec<Place> = all(Some(&study), &machine).into_iter().map(|found| found.place).collect();
+        let all: Vec<Place> =
+            all(std::slice::from_ref(&study), &machine).into_iter().map(|found| found.place).collect();
         assert_eq!(all, [Place::Beside, Place::Beside, Place::User, Place::Path]);
         let SearchError::NoPlugin(none) = find("cuont").unwrap_err() else { panic!("it is not there") };
         assert_eq!(none.known, ["count"]);
@@ -169,11 +170,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let machine = Machine::new([("PATH".into(), dir.path().join("bin").into())], dir.path());
         program(&dir.path().join("bin/qpipe-stage-a"), 0o644);
-        assert!(matches!(find("a", Some(dir.path()), &machine), Err(SearchError::NoPlugin(_))));
-        assert_eq!(all(Some(dir.path()), &machine), []);
+        assert!(matches!(find("a", &[dir.path().to_owned()], &machine), Err(SearchError::NoPlugin(_))));
+        assert_eq!(all(&[dir.path().to_owned()], &machine), []);
         program(&dir.path().join("plugins/qpipe-stage-a"), 0o644);
-        let error = find("a", Some(dir.path()), &machine).unwrap_err();
+        let error = find("a", &[dir.path().to_owned()], &machine).unwrap_err();
         assert!(matches!(error, SearchError::Launch(LaunchError::NotExecutable { .. })), "{error}");
-        assert_eq!(all(Some(dir.path()), &machine).len(), 1);
+        assert_eq!(all(&[dir.path().to_owned()], &machine).len(), 1);
     }
 }

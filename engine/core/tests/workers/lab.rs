@@ -74,13 +74,23 @@ impl Lab {
 
     /// Runs stages of a manifest to the end, whatever fails; nothing is tried again.
     pub(crate) fn run(&self, registry: &StageRegistry, stages: &str) -> (RunResult, Vec<StageEvent>) {
+        self.run_with(registry, stages, &RunOptions::default())
+    }
+
+    /// The same with slots of one's own.
+    pub(crate) fn run_with(
+        &self,
+        registry: &StageRegistry,
+        stages: &str,
+        options: &RunOptions,
+    ) -> (RunResult, Vec<StageEvent>) {
         let (text, path) = (format!("qpipe 1 name=lab\n{stages}"), self.dir.join("lab.kdl"));
         let study = load_study(&path, &text, &LoadOptions::default(), registry).unwrap();
         let store = self.store();
         let plan = plan(&study, registry, &store, &PlanOptions::default()).unwrap();
         let limits =
             RunLimits { retry: Some(Retry { times: 0, wait: Duration::ZERO }), ..RunLimits::default() };
-        let options = RunOptions { failure: FailureMode::KeepGoing, limits, ..RunOptions::default() };
+        let options = RunOptions { failure: FailureMode::KeepGoing, limits, ..options.clone() };
         let mut events = Vec::<RunEvent>::new();
         let result = run(&study, &plan, registry, &store, &options, &mut events);
         let told = events.into_iter().filter_map(|event| match event.kind {

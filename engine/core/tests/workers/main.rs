@@ -8,6 +8,7 @@ mod python;
 #[path = "../hows/mod.rs"]
 mod hows;
 
+mod devices;
 mod hostile;
 mod kit;
 mod lab;
