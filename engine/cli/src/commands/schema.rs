@@ -52,7 +52,7 @@ fn with_plugins(registry: &StageRegistry, root: &Path, args: &SchemaArgs) -> Res
         let help = match (&error, nearest(name, registry.kinds())) {
             (WorkerError::NoPlugin(_), Some(near)) => format!("did you mean `{near}`?"),
             (WorkerError::NoPlugin(_), None) => {
-                "`qpipe schema` lists all of them; one that a study declares: `--study FILE`".to_owned()
+                "`qpipe schema` lists all, `--study FILE` those of a study too".to_owned()
             }
             _ => format!("the plugin of this name cannot be used: {error}"),
         };
