@@ -47,12 +47,16 @@ enum Owner {
 }
 
 impl Owner {
-    fn capabilities(self) -> [Capability; 5] {
-        let [key, cancel, heartbeat] = [Capability::Key, Capability::Cancel, Capability::Heartbeat];
+    fn capabilities(self) -> &'static [Capability] {
         match self {
-            // an estimate is the engine's own there
-            Self::Engine => [key, cancel, heartbeat, Capability::Store, Capability::Store],
-            Self::Plugin => [key, cancel, heartbeat, Capability::Resume, Capability::Estimate],
+            Self::Engine => &[Capability::Key, Capability::Cancel, Capability::Heartbeat, Capability::Store],
+            Self::Plugin => &[
+                Capability::Key,
+                Capability::Estimate,
+                Capability::Cancel,
+                Capability::Heartbeat,
+                Capability::Resume,
+            ],
         }
     }
 }
@@ -156,9 +160,7 @@ impl<W: Write + Send> Server<'_, W> {
         if !(protocol.min..=protocol.max).contains(&PROTOCOL) {
             return Err(ServeError::Version { min: protocol.min, max: protocol.max });
         }
-        let mut capabilities: Vec<String> =
-            self.owner.capabilities().iter().map(|known| known.word().to_owned()).collect();
-        capabilities.dedup();
+        let capabilities = self.owner.capabilities().iter().map(|known| known.word().to_owned()).collect();
         let worker = worker.to_owned();
         self.send(&Reply::Hello { protocol: PROTOCOL, minor: MINOR, worker, capabilities });
         Ok(Duration::from_millis(heartbeat_ms.max(1)))
