@@ -81,3 +81,28 @@ fn a_run_tells_once_that_it_computes_on_the_processor_where_a_gpu_was_to_be_expe
     assert_eq!(notes(&auto), usize::from(notable));
     assert_eq!(notes(&["run", "study.kdl"]), 0, "nothing runs");
 }
+
+#[test]
+fn a_study_names_its_gpus_and_a_stage_gets_no_other() {
+    let named = STUDY.replace("load base", "defaults { resources { gpus 1 2 } }\nload base");
+    let project = Project::new(&named);
+    let told = |args: &[&str]| {
+        let output = project.qpipe(args);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let words = told.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+        (output.status.code(), words)
+    };
+    let (code, words) = told(&["run", "study.kdl", "--set", "quality.device=cuda:0"]);
+    assert_eq!(code, Some(7), "{words}");
+    assert!(
+        words.contains("device `cuda:0` is not among the GPUs of this run: `cuda:1`, `cuda:2`"),
+        "{words}"
+    );
+    let Some(why) = absence(&project) else { return };
+    let (code, words) = told(&["run", "study.kdl"]);
+    assert_eq!(code, Some(7), "{words}");
+    let expected = format!("device `cuda:1` is not available: {why}");
+    assert!(words.contains(&expected), "the GPU's worker says so: {words}");
+    let (code, words) = told(&["run", "study.kdl", "--gpus", "all"]);
+    assert_eq!(code, Some(0), "the command line counts more: {words}");
+}

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use qpipe_cache::ActionKey;
 
-pub use run::{AskedArgs, Failure, Format, Gpus, RunArgs, SelectArgs, SlotArgs};
+pub use run::{AskedArgs, Failure, Format, RunArgs, SelectArgs, SlotArgs};
 
 /// Declarative pipelines for model-quantization studies.
 #[derive(Debug, Parser)]
@@ -79,7 +79,11 @@ pub enum Command {
     Runs(RunsCommand),
     /// Serve this program's stages to an engine, over qstage/1 on standard input and output.
     #[command(hide = true)]
-    Worker,
+    Worker {
+        /// The device that it will compute on, opened meanwhile.
+        #[arg(long, value_name = "NAME")]
+        device: Option<String>,
+    },
     /// The store itself.
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use qpipe_engine::limits::Gpus;
 use qpipe_engine::record::Environment;
 use qpipe_engine::worker::Machine;
-
-use crate::args::Gpus;
 
 /// What commands, plugins and workers may see of this process.
 pub(crate) fn machine() -> Machine {
@@ -35,11 +34,12 @@ pub(crate) fn memory() -> Option<u64> {
     [Environment::probe().memory_bytes, container].into_iter().flatten().min()
 }
 
-/// The ordinals of the GPUs to use. One that there is not is the stage's to refuse: it knows what exists.
-pub(crate) fn gpus(asked: &Gpus) -> Vec<usize> {
+/// The ordinals of the GPUs to use, where none is asked for all. One that there is not is the stage's to refuse: it knows
+/// what exists.
+pub(crate) fn gpus(asked: Option<&Gpus>) -> Vec<usize> {
     match asked {
-        Gpus::All => (0..qpipe_stages::cuda::count().unwrap_or(0)).collect(),
-        Gpus::These(ordinals) => ordinals.clone(),
+        Some(Gpus::These(ordinals)) => ordinals.clone(),
+        Some(Gpus::All) | None => (0..qpipe_stages::cuda::count().unwrap_or(0)).collect(),
     }
 }
 

@@ -12,6 +12,16 @@ pub struct Limits {
     pub timeout: PerStage<Duration>,
     /// Host memory that a node is counted with, bytes; in place of its stage's own estimate.
     pub memory: PerStage<u64>,
+    /// The GPUs to use; `None`: every one.
+    pub gpus: Option<Gpus>,
+}
+
+/// Which GPUs a run may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gpus {
+    All,
+    /// These, by ordinal.
+    These(Vec<usize>),
 }
 
 impl Limits {
@@ -22,6 +32,7 @@ impl Limits {
             retry: self.retry.or(below.retry),
             timeout: self.timeout.over(&below.timeout),
             memory: self.memory.over(&below.memory),
+            gpus: self.gpus.or_else(|| below.gpus.clone()),
         }
     }
 }
@@ -80,6 +91,16 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     known.then(|| Duration::from_secs_f64(milliseconds / 1000.0))
 }
 
+/// GPUs: `all`, or ordinals such as `0,2`, each once. `None` for anything else.
+pub fn parse_gpus(text: &str) -> Option<Gpus> {
+    if text == "all" {
+        return Some(Gpus::All);
+    }
+    let ordinals: Vec<usize> = text.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let is_known = |(at, ordinal): (usize, &usize)| ordinals[..at].contains(ordinal);
+    (!ordinals.iter().enumerate().any(is_known)).then_some(Gpus::These(ordinals))
+}
+
 /// A size with its unit: `24GiB`, `500MB`. `None` for anything else, nothing included.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     with_unit(text, &BYTES).filter(|bytes| *bytes >= 1.0).map(|bytes| bytes as u64)
@@ -120,6 +141,13 @@ mod tests {
         let wrong = ["", "30", "min", "-1s", "0s", "30 minutes", "1e30h", "NaNs", "5GiB"];
         assert!(wrong.iter().all(|text| parse_duration(text).is_none()));
         assert!(["", "5", "5min", "-1GiB", "0GB"].iter().all(|text| parse_bytes(text).is_none()));
+    }
+
+    #[test]
+    fn gpus_are_all_or_ordinals() {
+        assert_eq!(parse_gpus("all"), Some(Gpus::All));
+        assert_eq!(parse_gpus("2,0"), Some(Gpus::These(vec![2, 0])));
+        assert!(["", "x", "0,", "-1", "0,0", "0 1"].iter().all(|text| parse_gpus(text).is_none()));
     }
 
     #[test]

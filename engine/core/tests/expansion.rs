@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use fake::read;
 use qpipe_engine::graph::{Cell, Node, Study};
+use qpipe_engine::limits::Gpus;
 use qpipe_engine::manifest::ManifestError;
 use qpipe_sdk::Value;
 
@@ -368,7 +369,7 @@ fn defaults_say_what_a_run_may_spend_on_a_node() {
     let limits = with_defaults(
         "retry 3 wait=(ms)250
          timeout (min)30 quantize=(h)2 weights=(s)90
-         resources { memory load=(GiB)1.5 }",
+         resources { memory load=(GiB)1.5; gpus 2 0 }",
     )
     .limits;
     let retry = limits.retry.unwrap();
@@ -378,4 +379,6 @@ fn defaults_say_what_a_run_may_spend_on_a_node() {
     assert_eq!(timeout("other", "quantize"), Some(7200));
     assert_eq!(timeout("base", "load"), Some(1800));
     assert_eq!((limits.memory.get("base", "load"), limits.memory.all), (Some(3 << 29), None));
+    assert_eq!(limits.gpus, Some(Gpus::These(vec![2, 0])));
+    assert_eq!(with_defaults("resources { gpus all }").limits.gpus, Some(Gpus::All));
 }

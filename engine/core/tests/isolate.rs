@@ -8,26 +8,28 @@ mod transcript;
 #[path = "../../../tests/support/python.rs"]
 mod python;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use qpipe_cache::{Digest, KeyDoc, Store};
+use qpipe_engine::limits::{Limits as RunLimits, Retry};
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunOptions, RunResult, metrics, run};
 use qpipe_engine::worker::units::Keeper;
 use qpipe_engine::worker::{
-    Limits, Machine, Made, Pool, Session, Watch, WorkerCommand, WorkerError, isolate,
+    Limits, Machine, Made, Session, Watch, WorkerCommand, WorkerError, Workers, isolate,
 };
 use qpipe_sdk::protocol::wire::params_from_json;
 use qpipe_sdk::protocol::{Capability, FailureClass, Request, RunRequest, decode, serve};
 use qpipe_sdk::{
-    Artifact, ArtifactKind, Better, Cancel, Context, Determinism, ErrorClass, EventSink, Metric, NodeSpec,
-    Outcome, ParamSpec, ParamType, Schema, Stage, StageError, StageEvent, StageRegistry, StageSpec,
-    UnitOutput, Value,
+    Artifact, ArtifactKind, Better, Cancel, Context, Determinism, ErrorClass, EventSink, GpuNeed, Metric,
+    NodeSpec, Outcome, ParamSpec, ParamType, Params, Resources, Schema, Stage, StageError, StageEvent,
+    StageRegistry, StageSpec, UnitOutput, Value,
 };
 use transcript::{Side, Transcript};
 
@@ -37,6 +39,8 @@ struct Fragile(StageSpec);
 impl Fragile {
     fn new() -> Self {
         let mode = NodeSpec::value(ParamSpec::new("mode", ParamType::Text, "").required());
+        let device = ParamSpec::new("device", ParamType::Text, "").default(Value::Text("cpu".into()));
+        let device = NodeSpec::value(device.location());
         let rate = ParamSpec::new("rate", ParamType::Float { min: 0.0, max: 1.0 }, "");
         Self(StageSpec {
             kind: "fragile",
@@ -44,7 +48,7 @@ impl Fragile {
             doc: "",
             inputs: Vec::new(),
             output: ArtifactKind::new("model"),
-            schema: Schema::new(vec![mode, NodeSpec::value(rate.default(Value::Float(1.0)))]),
+            schema: Schema::new(vec![mode, NodeSpec::value(rate.default(Value::Float(1.0))), device]),
             determinism: Determinism::Exact,
         })
     }
@@ -53,6 +57,11 @@ impl Fragile {
 impl Stage for Fragile {
     fn spec(&self) -> &StageSpec {
         &self.0
+    }
+
+    fn resources(&self, params: &Params, _input_bytes: u64) -> Resources {
+        let gpu = GpuNeed::of_device(params.text("device").unwrap_or("cpu"));
+        Resources { gpu, ..Resources::default() }
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
@@ -64,12 +73,17 @@ impl Stage for Fragile {
         match mode {
             "abort" => std::process::abort(),
             "panic" => panic!("the kernel went wild"),
+            "device" => return Err(StageError::Device("it is busy".into())),
             "memory" => return Err(StageError::OomHost("too much".into())),
             _ => {}
         }
         assert_eq!(ctx.params.get("rate"), Some(&Value::Float(1.0)), "a number stays a number");
-        let pid = Metric::new("pid", f64::from(std::process::id()), "", Better::Neither);
-        Ok(Outcome { artifact: Artifact::single("model", unit.outputs["b"].digest), metrics: vec![pid] })
+        let told = |name: &str, value: f64| Metric::new(name, value, "", Better::Neither);
+        let gpu = ctx.device.strip_prefix("cuda:").map_or(-1.0, |gpu| gpu.parse().unwrap());
+        let metrics = vec![told("pid", f64::from(std::process::id())), told("gpu", gpu)];
+        // two nodes at once are seen to be that
+        std::thread::sleep(Duration::from_millis(if gpu < 0.0 { 0 } else { 50 }));
+        Ok(Outcome { artifact: Artifact::single("model", unit.outputs["b"].digest), metrics })
     }
 }
 
@@ -82,48 +96,95 @@ fn worker() {
     serve(&registry, "test", io::stdin().lock(), output).unwrap();
 }
 
-fn isolated(dir: &tempfile::TempDir) -> StageRegistry {
+fn isolated(dir: &tempfile::TempDir, alone: &[&str]) -> StageRegistry {
     let program = std::env::current_exe().unwrap();
     let script = "exec 3>&1 >/dev/null; exec \"$@\"";
     let mut args: Vec<std::ffi::OsString> = ["-c", script, "sh"].map(Into::into).into();
     args.push(program.into());
     args.extend(["--exact", "worker", "--ignored", "--nocapture"].map(Into::into));
-    let command = WorkerCommand { program: "/bin/sh".into(), args, env: Vec::new() };
+    let command = move |_: Option<&str>| {
+        let (program, args) = ("/bin/sh".into(), args.clone());
+        WorkerCommand { program, args, env: Vec::new() }
+    };
     let machine = Machine::new(None, &dir.path().join("temp"));
-    let pool = Arc::new(Pool::new(command, machine, Limits::default()));
-    isolate(&StageRegistry::default().with(Box::new(Fragile::new())), &["fragile"], &pool)
+    let workers = Arc::new(Workers::new(command, machine, Limits::default()));
+    workers.warm("cuda:1");
+    isolate(&StageRegistry::default().with(Box::new(Fragile::new())), alone, &workers)
 }
 
-fn run_modes(dir: &tempfile::TempDir, modes: &[&str]) -> RunResult {
+/// Runs stages of these modes with more words each, on a machine with such GPUs.
+fn run_modes(dir: &tempfile::TempDir, alone: &[&str], gpus: &[usize], modes: &[(&str, &str)]) -> RunResult {
     let store = Store::open(&dir.path().join("store")).unwrap();
-    let registry = isolated(dir);
-    let stage = |mode: &&str| format!("fragile {mode} {{\n mode \"{mode}\"\n}}\n");
-    let text = format!("qpipe 1 name=lab\n{}", modes.iter().map(stage).collect::<String>());
+    let registry = isolated(dir, alone);
+    let stage = |(at, (mode, more)): (usize, &(&str, &str))| {
+        format!("fragile s{at} {{\n mode \"{mode}\"\n rate 1.0\n {more}\n}}\n")
+    };
+    let stages: String = modes.iter().enumerate().map(stage).collect();
+    let text = format!("qpipe 1 name=lab\n{stages}");
     let study = load_study(&dir.path().join("i.kdl"), &text, &LoadOptions::default(), &registry).unwrap();
     let plan = plan(&study, &registry, &store, &PlanOptions::default()).unwrap();
-    let options = RunOptions { failure: FailureMode::KeepGoing, ..RunOptions::default() };
+    let limits = RunLimits { retry: Some(Retry { times: 0, ..Retry::default() }), ..RunLimits::default() };
+    let failure = FailureMode::KeepGoing;
+    let options = RunOptions { failure, limits, gpus: gpus.to_vec(), ..RunOptions::default() };
     run(&study, &plan, &registry, &store, &options, &mut ())
 }
 
-fn pid(result: &NodeResult) -> u32 {
-    metrics::decode(&result.record().expect("done").metrics).unwrap()[0].value as u32
+/// The process that a node ran in, and the GPU that it had.
+fn place(result: &NodeResult) -> (u32, Option<usize>) {
+    let told = metrics::decode(&result.record().expect("done").metrics).unwrap();
+    (told[0].value as u32, (told[1].value >= 0.0).then_some(told[1].value as usize))
 }
 
 #[test]
 fn a_crash_in_a_worker_costs_one_node_and_keeps_its_units() {
     let dir = tempfile::tempdir().unwrap();
-    let result = run_modes(&dir, &["one", "two", "abort", "panic", "memory", "last"]);
-    assert_eq!(pid(&result.nodes[0]), pid(&result.nodes[1]), "a sound worker is used again");
-    assert_ne!(pid(&result.nodes[1]), std::process::id());
-    assert_ne!(pid(&result.nodes[1]), pid(&result.nodes[5]), "a broken one is not");
+    let modes = ["one", "two", "abort", "panic", "memory", "device", "last"].map(|mode| (mode, ""));
+    let result = run_modes(&dir, &["fragile"], &[], &modes);
+    let pid = |node: usize| place(&result.nodes[node]).0;
+    assert_eq!(pid(0), pid(1), "a sound worker is used again");
+    assert_ne!(pid(1), std::process::id());
+    assert_ne!(pid(1), pid(6), "a broken one is not");
     let failures: Vec<(ErrorClass, &str)> = result.failures().map(|(_, class, text)| (class, text)).collect();
-    assert_eq!(failures.len(), 3);
+    assert_eq!(failures.len(), 4);
     assert_eq!(failures[0].0, ErrorClass::Transient);
     assert!(failures[0].1.starts_with("the worker was lost: killed by signal 6"), "{}", failures[0].1);
     assert_eq!((failures[1].0, failures[2].0), (ErrorClass::Bug, ErrorClass::OomHost));
+    assert!(failures[1].1.starts_with("panicked: the kernel went wild"), "{}", failures[1].1);
+    assert_eq!(failures[3], (ErrorClass::Device, "it is busy"));
     let store = Store::open(&dir.path().join("store")).unwrap();
     let unit = KeyDoc::new("fragile/half", 1).param("mode", "abort").key();
     assert!(matches!(store.lookup(&unit), qpipe_cache::Lookup::Hit(_)), "what it had committed is kept");
+}
+
+#[test]
+fn every_gpu_has_a_worker_and_a_crash_there_costs_one_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let on = |mode, words| (mode, words);
+    let modes = [
+        on("here", ""),
+        on("a", "device auto"),
+        on("b", "device auto"),
+        on("c", "device auto"),
+        on("d", "device auto"),
+        on("abort", "device \"cuda:0\""),
+        on("e", "device \"cuda:0\""),
+        on("f", "device \"cuda:1\""),
+    ];
+    let result = run_modes(&dir, &[], &[0, 1], &modes);
+    assert_eq!(place(&result.nodes[0]), (std::process::id(), None), "no GPU, no worker");
+    let failed: Vec<_> = result.failures().map(|(_, class, _)| class).collect();
+    assert_eq!(failed, [ErrorClass::Transient]);
+    let places: Vec<(u32, Option<usize>)> =
+        [1, 2, 3, 4, 6, 7].map(|node| place(&result.nodes[node])).to_vec();
+    let of = |gpu: usize| places.iter().filter(move |place| place.1 == Some(gpu)).map(|place| place.0);
+    assert!(of(0).count() >= 2 && of(1).count() >= 2, "both are used: {places:?}");
+    assert!(places.iter().all(|place| place.0 != std::process::id()));
+    let second: BTreeSet<u32> = of(1).collect();
+    assert_eq!(second.len(), 1, "one process for everything on a GPU");
+    let first: Vec<u32> = of(0).collect();
+    let (last, before) = first.split_last().unwrap();
+    assert!(before.iter().all(|pid| pid == &before[0]), "{first:?}");
+    assert!(last != &before[0] && !second.contains(last), "a new one after the crash");
 }
 
 /// Keeps events.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use qpipe_cache::{KeyDoc, Store};
 use qpipe_engine::conformance::{self, Outcome as Found, Rule, Samples, Setup, Subject};
-use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, Pool, WorkerCommand, isolate};
+use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerCommand, Workers, isolate};
 use qpipe_sdk::files::Files;
 use qpipe_sdk::protocol::transport;
 use qpipe_sdk::{
@@ -175,10 +175,12 @@ fn units_are_found_by_the_names_that_they_were_kept_under() {
 #[test]
 fn a_plugin_s_stage_is_not_isolated_again() {
     let lab = Lab::new();
-    let nobody = WorkerCommand { program: "/nowhere".into(), args: Vec::new(), env: Vec::new() };
-    let pool = Arc::new(Pool::new(nobody, lab.machine.clone(), Limits::default()));
+    let program = "/nowhere";
+    let nobody =
+        |_: Option<&str>| WorkerCommand { program: program.into(), args: Vec::new(), env: Vec::new() };
+    let workers = Arc::new(Workers::new(nobody, lab.machine.clone(), Limits::default()));
     let registry = StageRegistry::default().with(Box::new(lab.stage()));
-    let registry = isolate(&registry, &["parts"], &pool);
+    let registry = isolate(&registry, &["parts"], &workers);
     assert_eq!(lab.run(registry.get("parts").unwrap()).0.len(), 4);
 }
 

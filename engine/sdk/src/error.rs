@@ -45,6 +45,9 @@ pub enum StageError {
     Transient(String),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store failed in another process, which says how.
+    #[error("{0}")]
+    StoreElsewhere(String),
     #[error("timed out after {after}", after = seconds(.0))]
     Timeout(Duration),
     #[error("stopped on request")]
@@ -71,7 +74,7 @@ impl StageError {
             Self::OomDevice(_) => ErrorClass::OomDevice,
             Self::OomHost(_) => ErrorClass::OomHost,
             Self::Transient(_) => ErrorClass::Transient,
-            Self::Store(_) => ErrorClass::Store,
+            Self::Store(_) | Self::StoreElsewhere(_) => ErrorClass::Store,
             Self::Timeout(_) => ErrorClass::Timeout,
             Self::Cancelled => ErrorClass::Cancelled,
             Self::Bug(_) => ErrorClass::Bug,

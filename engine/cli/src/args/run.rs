@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use qpipe_engine::graph::Study;
-use qpipe_engine::limits::{Limits, PerStage, Retry, parse_bytes, parse_duration};
+use qpipe_engine::limits::{Gpus, Limits, PerStage, Retry, parse_bytes, parse_duration, parse_gpus};
 use qpipe_engine::plan::Force;
 use qpipe_engine::run::{FailureMode, Goals, SelectError, Selection, named};
 
@@ -32,7 +32,7 @@ pub struct RunArgs {
     /// How long a node that must stop may take before it is killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub grace: Duration,
-    /// Run stages of this type in a process of their own, so that a crash costs one node; repeatable.
+    /// Run stages of this type in a process of their own also without a GPU, so that a crash costs one node; repeatable.
     #[arg(long, value_name = "TYPE")]
     pub isolate: Vec<String>,
     /// A table for a person, or the run's events as JSON lines.
@@ -70,19 +70,12 @@ pub struct SlotArgs {
     /// How many nodes without a GPU may run at once; every built-in stage uses all cores by itself.
     #[arg(long, default_value_t = NonZeroUsize::MIN, value_name = "N")]
     pub jobs: NonZeroUsize,
-    /// The GPUs to use, each by one node at a time: `all`, or ordinals such as `0,2`.
-    #[arg(long, default_value = "all", value_name = "LIST", value_parser = gpus)]
-    pub gpus: Gpus,
+    /// The GPUs to use, each by one node at a time: `all`, or ordinals such as `0,2`. [default: the manifest's, or all]
+    #[arg(long, value_name = "LIST", value_parser = gpus)]
+    pub gpus: Option<Gpus>,
     /// Host memory that what runs at once may need together, such as `24GiB`. [default: the machine's]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
-}
-
-/// Which GPUs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gpus {
-    All,
-    These(Vec<usize>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -148,7 +141,7 @@ impl RunArgs {
         }
         let wait = below.retry.unwrap_or_default().wait;
         let retry = self.retries.map(|times| Retry { times, wait });
-        Limits { retry, timeout, ..Limits::default() }.over(below)
+        Limits { retry, timeout, gpus: self.slots.gpus.clone(), ..Limits::default() }.over(below)
     }
 }
 
@@ -168,11 +161,7 @@ fn timeout(text: &str) -> Result<(Option<String>, Duration), String> {
 }
 
 fn gpus(text: &str) -> Result<Gpus, String> {
-    if text == "all" {
-        return Ok(Gpus::All);
-    }
-    let ordinals: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
-    ordinals.map(Gpus::These).map_err(|_| "expected `all`, or ordinals such as `0,2`".into())
+    parse_gpus(text).ok_or_else(|| "expected `all`, or ordinals such as `0,2`, each once".into())
 }
 
 #[cfg(test)]
@@ -200,19 +189,22 @@ mod tests {
     #[test]
     fn limits_of_the_command_line_lie_over_the_manifests() {
         let retry = Some(Retry { times: 7, wait: Duration::from_secs(5) });
-        let below = Limits { retry, ..Limits::default() };
+        let gpus = Some(Gpus::These(vec![1]));
+        let below = Limits { retry, gpus: gpus.clone(), ..Limits::default() };
         let limits =
             parsed(&["--timeout", "30min", "--timeout=quantize=1.5h", "--retries", "0"]).limits(&below);
         assert_eq!(limits.timeout.get("weights", "quantize"), Some(Duration::from_mins(90)));
         assert_eq!(limits.timeout.get("base", "load"), Some(Duration::from_mins(30)));
         assert_eq!(limits.retry, Some(Retry { times: 0, wait: Duration::from_secs(5) }));
+        assert_eq!(limits.gpus, gpus);
+        assert_eq!(parsed(&["--gpus", "all"]).limits(&below).gpus, Some(Gpus::All));
         assert_eq!(parsed(&[]).limits(&below), below);
     }
 
     #[test]
     fn slots_are_sizes_and_ordinals() {
         let slots = parsed(&["--memory", "1.5GiB", "--gpus", "0,2"]).slots;
-        assert_eq!((slots.memory, slots.gpus), (Some(3 << 29), Gpus::These(vec![0, 2])));
+        assert_eq!((slots.memory, slots.gpus), (Some(3 << 29), Some(Gpus::These(vec![0, 2]))));
         for wrong in [["--memory", "24"], ["--gpus", "x"], ["--timeout", "1"], ["--grace", "-1s"]] {
             assert!(
                 Args::try_parse_from(["qpipe", "run", "a.kdl"].iter().chain(&wrong)).is_err(),

@@ -1,23 +1,14 @@
 //! Where `auto` is the CPU and a GPU could be expected, a run says so once.
 
-use qpipe_engine::graph::Study;
-use qpipe_engine::plan::{NodeState, Plan};
-use qpipe_engine::run::{self, RunOptions};
-use qpipe_sdk::{GpuNeed, StageRegistry};
+use qpipe_engine::run::RunOptions;
+use qpipe_sdk::GpuNeed;
 use qpipe_stages::{cuda, machine};
 
-use crate::args::Gpus;
 use crate::printer::Printer;
 
-/// Tells why there is no GPU, if something is to run that would take one.
-pub(super) fn tell(
-    (study, plan): (&Study, &Plan),
-    registry: &StageRegistry,
-    options: &RunOptions,
-    gpus: &Gpus,
-    printer: &mut Printer,
-) {
-    if *gpus != Gpus::All || !takes_any_gpu(study, plan, registry, options) {
+/// Tells why there is no GPU, if something is to run that would take any one.
+pub(super) fn tell(needs: &[GpuNeed], options: &RunOptions, printer: &mut Printer) {
+    if options.gpus_are_named || !needs.contains(&GpuNeed::Any) {
         return;
     }
     let has_gpus = machine::has_nvidia_gpus();
@@ -27,15 +18,4 @@ pub(super) fn tell(
         let although = if has_gpus { " although the machine has NVIDIA GPUs" } else { "" };
         printer.human(&format!("note: `device auto` is the CPU{although}: {why}"));
     }
-}
-
-/// Whether something is to run that would take any GPU.
-fn takes_any_gpu(study: &Study, plan: &Plan, registry: &StageRegistry, options: &RunOptions) -> bool {
-    let needed = run::needed(study, plan, options.goals.as_ref());
-    let runs = |id: usize| needed[id] && !matches!(plan.nodes[id].state, NodeState::Hit(_));
-    study.nodes.iter().filter(|node| runs(node.id.0)).any(|node| {
-        let stage = registry.get(&node.kind);
-        // how much memory it needs is another question, so its inputs need not be weighed
-        stage.is_some_and(|stage| stage.resources(&node.params, 0).gpu == GpuNeed::Any)
-    })
 }

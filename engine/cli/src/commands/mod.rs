@@ -21,6 +21,7 @@ mod show;
 mod study;
 mod summary;
 mod worker;
+mod workers;
 
 use std::path::Path;
 
@@ -57,10 +58,10 @@ pub fn run(
         }
         Command::Runs(RunsCommand::Ls { json }) => runs::ls(&existing(&args.store)?, *json, printer),
         Command::Devices { json } => devices::devices(*json, printer),
-        Command::Worker => {
+        Command::Worker { device } => {
             // a signal that reaches the engine and its workers alike is the engine's to act on
             let _unheard = cancel();
-            worker::serve(registry)
+            worker::serve(registry, device.as_deref())
         }
         Command::Cache(command) => cache::run(&existing(&args.store)?, command, printer),
     }

@@ -2,21 +2,21 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use qpipe_cache::Store;
 use qpipe_engine::graph::Study;
+use qpipe_engine::limits::Gpus;
 use qpipe_engine::plan::{self, NodeState, Plan, PlanOptions};
 use qpipe_engine::record::{self, Recorded, Recorder};
 use qpipe_engine::report::{self, HumanReporter, Overview, StudyTable};
 use qpipe_engine::run::{self, RunEvent, RunEventKind, RunObserver, RunOptions, RunOutcome, RunResult};
 use qpipe_engine::ticket::{Cached, Watched};
-use qpipe_engine::worker::{Limits, Pool, WorkerCommand, isolate};
+use qpipe_engine::worker::isolate;
 use qpipe_sdk::{Cancel, StageRegistry};
 
 use super::cached::{self, Tickets};
 use super::study::{self, Loaded, Text};
-use super::{fallback, fetch, summary};
+use super::{fallback, fetch, summary, workers};
 use crate::args::{Args, Format, RunArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -46,7 +46,10 @@ pub(super) fn run(
     let Loaded { study, registry: loaded } = text.load(registry, &args.study, &watched, store.as_ref())?;
     // plugins are programs, which no ticket knows
     let tickets = tickets.filter(|_| loaded.kinds().count() == registry.kinds().count());
-    let registry = isolated(loaded, &args.isolate)?;
+    check_isolated(&loaded, &args.isolate)?;
+    let workers = workers::workers()?;
+    let alone: Vec<&str> = args.isolate.iter().map(String::as_str).collect();
+    let registry = isolate(&loaded, &alone, &workers);
     let (options, force) = (options(&study, args, &cancel)?, args.asked.forced(&study)?);
     fetch::fetch(&study, &registry, printer, &cancel)?;
     let store = store.map_or_else(|| Store::open(&all.store), Ok)?;
@@ -55,7 +58,9 @@ pub(super) fn run(
     if let Some(goals) = &options.goals {
         goals.check(&study, &plan)?;
     }
-    fallback::tell((&study, &plan), &registry, &options, &args.slots.gpus, printer);
+    let needs = workers::gpu_needs(&study, &plan, &registry, &options);
+    fallback::tell(&needs, &options, printer);
+    workers::warm(&workers, &needs, &options);
     let mut recorder = open_record(&store, &study, &plan, printer);
     let result = {
         let mut watching = observers(args.format, printer, recorder.as_mut());
@@ -86,22 +91,12 @@ pub(super) fn run(
     Ok(exit)
 }
 
-/// The registry with these stage types in worker processes of this program.
-fn isolated(registry: StageRegistry, kinds: &[String]) -> Result<StageRegistry, CliError> {
-    let unknown = |kind: &&String| registry.get(kind).is_none();
-    if let Some(kind) = kinds.iter().find(unknown) {
-        let help = qpipe_engine::manifest::nearest(kind, registry.kinds());
-        let help = help.map(|near| format!("did you mean `{near}`?"));
-        return Err(CliError::UnknownStageType { name: kind.clone(), help });
-    }
-    if kinds.is_empty() {
-        return Ok(registry);
-    }
-    let program = std::env::current_exe().map_err(|source| CliError::Program { source })?;
-    let command = WorkerCommand { program, args: vec!["worker".into()], env: std::env::vars_os().collect() };
-    let pool = Arc::new(Pool::new(command, machine::machine(), Limits::default()));
-    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
-    Ok(isolate(&registry, &kinds, &pool))
+/// Stage types that are to run alone must exist.
+fn check_isolated(registry: &StageRegistry, kinds: &[String]) -> Result<(), CliError> {
+    let Some(kind) = kinds.iter().find(|kind| registry.get(kind).is_none()) else { return Ok(()) };
+    let help = qpipe_engine::manifest::nearest(kind, registry.kinds());
+    let help = help.map(|near| format!("did you mean `{near}`?"));
+    Err(CliError::UnknownStageType { name: kind.clone(), help })
 }
 
 /// How to run, as far as that is known before the study is planned.
@@ -125,7 +120,9 @@ fn with_machine(options: RunOptions, plan: &Plan, args: &RunArgs) -> RunOptions 
         return options;
     }
     let memory = args.slots.memory.or_else(machine::memory);
-    RunOptions { gpus: machine::gpus(&args.slots.gpus), memory, ..options }
+    let gpus = options.limits.gpus.as_ref();
+    let gpus_are_named = matches!(gpus, Some(Gpus::These(_)));
+    RunOptions { gpus: machine::gpus(gpus), gpus_are_named, memory, ..options }
 }
 
 /// The record, if it can be had: a run is worth more than its record.

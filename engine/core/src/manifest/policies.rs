@@ -4,7 +4,7 @@
 //! defaults {
 //!     retry 3 wait=(s)2                // further tries for passing failures, and the first pause
 //!     timeout (min)30 quantize=(h)2    // for every stage, and others by stage type or name
-//!     resources { memory (GiB)4 weights=(GiB)24 }
+//!     resources { memory (GiB)4 weights=(GiB)24; gpus 0 2 }
 //! }
 //! ```
 
@@ -20,10 +20,14 @@ use super::near::suggest;
 use super::scope::{BYTES, Scope, TIMES, refuse_block};
 use super::syntax::{arguments, children, entry_span, header_span, key_span, name_span, properties};
 use crate::graph::Span;
-use crate::limits::{Limits, PerStage, Retry};
+use crate::limits::{Gpus, Limits, PerStage, Retry};
 
 /// Tries beyond this are no policy.
 const MAX_RETRIES: i64 = 100;
+/// Nodes of `resources`.
+const RESOURCES: [&str; 2] = ["memory", "gpus"];
+/// No machine has more GPUs.
+const MAX_GPU: i64 = 1023;
 /// The longest time that can be stated, seconds: ten years.
 const MAX_SECONDS: f64 = 315_360_000.0;
 
@@ -45,20 +49,30 @@ impl<'a> Policies<'a> {
     }
 
     pub(crate) fn read(&mut self, name: &'static str, node: &KdlNode, errors: &mut Errors) {
-        if let Some(first) = self.seen.insert(name, header_span(node)) {
-            return errors.push(ManifestError::Duplicate {
-                what: "default",
-                name: name.to_owned(),
-                span: header_span(node).into(),
-                first: first.into(),
-                help: None,
-            });
+        if !self.is_first(name, node, errors) {
+            return;
         }
         match name {
             "retry" => self.limits.retry = self.retry(node, errors),
             "timeout" => self.limits.timeout = self.per_stage(node, Self::duration, errors),
             _ => self.resources(node, errors),
         }
+    }
+
+    /// Whether a node is the first of its name.
+    fn is_first(&mut self, name: &str, node: &KdlNode, errors: &mut Errors) -> bool {
+        let known = Self::NODES.into_iter().chain(RESOURCES).find(|known| *known == name);
+        let Some(first) = known.and_then(|known| self.seen.insert(known, header_span(node))) else {
+            return true;
+        };
+        errors.push(ManifestError::Duplicate {
+            what: "default",
+            name: name.to_owned(),
+            span: header_span(node).into(),
+            first: first.into(),
+            help: None,
+        });
+        false
     }
 
     fn retry(&self, node: &KdlNode, errors: &mut Errors) -> Option<Retry> {
@@ -118,15 +132,42 @@ impl<'a> Policies<'a> {
         }
         for child in children(node) {
             match child.name().value() {
+                name if !self.is_first(name, child, errors) => {}
                 "memory" => self.limits.memory = self.per_stage(child, Self::bytes, errors),
+                "gpus" => self.limits.gpus = self.gpus(child, errors),
                 name => errors.push(ManifestError::UnknownParameter {
                     parent: "resources".into(),
                     name: name.to_owned(),
                     span: name_span(child).into(),
-                    help: suggest(name, "nodes here", ["memory"]),
+                    help: suggest(name, "nodes here", RESOURCES),
                 }),
             }
         }
+    }
+
+    /// `gpus all`, or ordinals: `gpus 0 2`.
+    fn gpus(&self, node: &KdlNode, errors: &mut Errors) -> Option<Gpus> {
+        refuse_block(node, errors);
+        for (name, entry) in properties(node) {
+            unknown_property(node, name, entry, [], errors);
+        }
+        let entries: Vec<&KdlEntry> = arguments(node).collect();
+        let mut ordinals = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            match self.scope.literal(entry, errors)?.value {
+                Value::Text(text) if text == "all" && entries.len() == 1 => return Some(Gpus::All),
+                Value::Int(n @ 0..=MAX_GPU) if !ordinals.contains(&(n as usize)) => ordinals.push(n as usize),
+                other => {
+                    wrong("gpus", "`all`, or numbers of GPUs, each once", &other, entry, errors);
+                    return None;
+                }
+            }
+        }
+        if ordinals.is_empty() {
+            missing(node, "which GPUs", "write `gpus all`, or their numbers: `gpus 0 2`", errors);
+            return None;
+        }
+        Some(Gpus::These(ordinals))
     }
 
     fn duration(&self, param: &str, entry: &KdlEntry, errors: &mut Errors) -> Option<Duration> {

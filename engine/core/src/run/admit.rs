@@ -71,7 +71,8 @@ impl Dispatcher<'_> {
             self.stopped(id);
             return Considered::Settled;
         }
-        match self.pool.take(&candidate.need) {
+        let reads: Vec<Digest> = candidate.inputs.values().map(|input| input.digest).collect();
+        match self.pool.take(&candidate.need, &reads, &self.residents) {
             Fit::Now(lease) => {
                 if let Err(error) = self.start(id, candidate, lease) {
                     self.fail(id, &error, 0);
@@ -79,7 +80,7 @@ impl Dispatcher<'_> {
                 Considered::Settled
             }
             Fit::Never(why) => {
-                self.fail(id, &StageError::OomHost(why), 0);
+                self.fail(id, &why.into(), 0);
                 Considered::Settled
             }
             Fit::Later => {
@@ -134,6 +135,9 @@ impl Dispatcher<'_> {
         let stage = self.assessor.registry.shared(&study_node.kind);
         let unknown = || StageError::Config(format!("no stage type is called `{}`", study_node.kind));
         let cancel = self.stop.child();
+        if let Some(gpu) = lease.gpu {
+            self.residents.read(gpu, candidate.inputs.values().map(|input| input.digest));
+        }
         let device = lease.gpu.map_or_else(|| self.options.device.clone(), |gpu| format!("cuda:{gpu}"));
         let job = Job {
             id,

@@ -12,6 +12,7 @@ use super::admit::Candidate;
 use super::event::{EVENTS_SCHEMA, RunEvent, RunEventKind, RunObserver};
 use super::execute::{Finished, Message};
 use super::options::{FailureMode, RunOptions};
+use super::residents::Residents;
 use super::result::{How, NodeResult, RunOutcome, RunResult};
 use super::retry::Tries;
 use super::select::needed;
@@ -47,6 +48,7 @@ pub(super) struct Dispatcher<'a> {
     /// Requested by the first failure of a fail-fast run, and heard by every node of it.
     pub(super) stop: Cancel,
     pub(super) pool: Pool,
+    pub(super) residents: Residents,
     /// Per node: its result, once there is one.
     pub(super) results: Vec<Option<NodeResult>>,
     /// Per node: whether the run may have to run it.
@@ -94,6 +96,7 @@ impl<'a> Dispatcher<'a> {
             clock: Instant::now(),
             stop: options.cancel.child(),
             pool: Pool::new(options),
+            residents: Residents::default(),
             results: vec![None; count],
             waiting,
             users,
@@ -176,6 +179,10 @@ impl<'a> Dispatcher<'a> {
             Ok(Finished { record, how }) => return self.done(id, how, record),
             Err(error) => error,
         };
+        // in all likelihood its worker is replaced
+        if let Some(gpu) = running.lease.gpu {
+            self.residents.forget(gpu);
+        }
         // a worker that was killed for not stopping is lost, but that is not why the node ended
         let told_to = matches!(error.class(), ErrorClass::Cancelled | ErrorClass::Transient);
         match running.stop {

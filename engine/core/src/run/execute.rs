@@ -1,7 +1,6 @@
 //! One node in a thread of its own: lock, look again, run, commit. Nothing here is borrowed from the run, since a
 //! stage that does not heed a request to stop outlives it.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Sender;
@@ -9,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use qpipe_cache::{ActionRecord, Digest, KeyDoc, KeyLock, Lookup, OutputRecord, Store};
+use qpipe_sdk::protocol::panic_text;
 use qpipe_sdk::{
     Artifact, Cancel, Context, EventSink, Outcome, Params, Stage, StageError, StageEvent, stage::unix_ms,
 };
@@ -95,7 +95,7 @@ fn run_stage(job: &Job, messages: &Sender<Message>) -> Result<Outcome, StageErro
         doc: Some(&job.doc),
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| job.stage.run(&ctx)))
-        .unwrap_or_else(|payload| Err(StageError::Bug(format!("panicked: {}", panic_message(&*payload)))))?;
+        .unwrap_or_else(|payload| Err(StageError::Bug(format!("panicked: {}", panic_text(&*payload)))))?;
     check(job, &outcome)?;
     Ok(outcome)
 }
@@ -113,11 +113,6 @@ fn check(job: &Job, outcome: &Outcome) -> Result<(), StageError> {
         )));
     }
     Ok(())
-}
-
-fn panic_message(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 fn action_record(

@@ -11,7 +11,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `dispatch` | the loop, and what a node's end means for the others |
-//! | `admit`, `slots` | which node starts, and what it takes |
+//! | `admit`, `slots`, `residents` | which node starts, what it takes, and on which GPU its model is |
 //! | `watch`, `retry` | timeouts, the grace period, further tries |
 //! | `execute` | one node in its thread: lock, look again, run, commit |
 //! | `select` | what is asked for |
@@ -23,6 +23,7 @@ mod event;
 mod execute;
 pub mod metrics;
 mod options;
+mod residents;
 mod result;
 mod retry;
 mod select;

@@ -29,6 +29,8 @@ pub struct RunOptions {
     pub jobs: NonZeroUsize,
     /// The GPUs by ordinal; each is a slot of its own.
     pub gpus: Vec<usize>,
+    /// Whether those were asked for: others are refused then, though the machine may have them.
+    pub gpus_are_named: bool,
     /// Host memory that the estimates of what runs may add up to, bytes; `None`: not counted.
     pub memory: Option<u64>,
     pub limits: Limits,
@@ -48,6 +50,7 @@ impl Default for RunOptions {
             failure: FailureMode::default(),
             jobs: NonZeroUsize::MIN,
             gpus: Vec::new(),
+            gpus_are_named: false,
             memory: None,
             limits: Limits::default(),
             grace: Duration::from_secs(10),

@@ -1,6 +1,7 @@
-//! A built-in stage in a process of its own. Declaration, rules and sources are the stage's, here; only `run` happens
-//! in a worker of the same program, which opens the same store. So a crashed kernel, a sticky device error or the
-//! kernel's out-of-memory killer ends one worker and one node, never the run.
+//! A built-in stage whose node has a GPU runs in the GPU's worker, and one that wants to be alone in a process of its own.
+//! Declaration, rules and sources are the stage's, here; only `run` happens in a worker of the same program, which opens
+//! the same store. So a crashed kernel, a sticky device error or the kernel's out-of-memory killer ends one worker and one
+//! node, never the run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,46 +14,51 @@ use qpipe_sdk::{
 };
 
 use super::error::WorkerError;
-use super::process::Pool;
+use super::process::Worker;
 use super::request::{request, text};
 use super::scratch::Scratch;
 use super::session::Watch;
+use super::workers::Workers;
 
-/// The registry with stages of these types in workers of a pool, which serve the program's own registry. A plugin's stage stays
-/// as it is: it has processes of its own, and the program's workers do not know it.
+/// The registry with the program's stages in workers, which serve the program's own registry: of these types always, of the
+/// others where a node has a GPU. A plugin's stage stays as it is: it has processes of its own, and the program's workers do
+/// not know it.
 #[must_use]
-pub fn isolate(registry: &StageRegistry, kinds: &[&str], pool: &Arc<Pool>) -> StageRegistry {
-    let stages = kinds.iter().filter_map(|kind| registry.shared(kind));
+pub fn isolate(registry: &StageRegistry, alone: &[&str], workers: &Arc<Workers>) -> StageRegistry {
+    let stages = registry.kinds().filter_map(|kind| registry.shared(kind));
     stages.filter(|stage| !stage.is_external()).fold(registry.clone(), |registry, stage| {
-        registry.with(Box::new(Isolated::new(stage, Arc::clone(pool))))
+        let is_alone = alone.contains(&stage.spec().kind);
+        registry.with(Box::new(Isolated { stage, is_alone, workers: Arc::clone(workers) }))
     })
 }
 
-/// A stage whose runs happen in the workers of a pool.
-pub struct Isolated {
+/// A stage whose runs happen in workers.
+struct Isolated {
     stage: Arc<dyn Stage>,
-    pool: Arc<Pool>,
+    /// Whether also those without a GPU do.
+    is_alone: bool,
+    workers: Arc<Workers>,
 }
 
 impl Isolated {
-    /// `pool`: workers that serve a registry with this very stage.
-    pub fn new(stage: Arc<dyn Stage>, pool: Arc<Pool>) -> Self {
-        Self { stage, pool }
-    }
-
     fn work(&self, ctx: &Context<'_>) -> Result<Outcome, WorkerError> {
         let scratch = Scratch::new(ctx.store)?;
         let mut request = request(ctx, self.stage.spec().kind, scratch.path(), None)?;
         request.store = Some(text(ctx.store.root())?);
         let watch =
             Watch { events: ctx.events, cancel: ctx.cancel, outputs: None, has_blobs: false, units: None };
-        let finished = self.pool.with(|worker| {
+        let job = |worker: &mut Worker| {
             worker.ask(|session| {
                 let cannot = || WorkerError::Artifact { reason: "the worker cannot commit".into() };
                 session.can(Capability::Store).then_some(()).ok_or_else(cannot)
             })?;
             worker.run(request, &watch)
-        })?;
+        };
+        let finished = if Workers::has_own(ctx.device) {
+            self.workers.of_device(ctx.device, job)?
+        } else {
+            self.workers.alone(job)?
+        };
         let no_artifact = || WorkerError::Artifact { reason: "there is none".into() };
         let artifact = finished.artifact.ok_or_else(no_artifact)?;
         check(ctx, &artifact)?;
@@ -107,11 +113,11 @@ impl Stage for Isolated {
     }
 
     fn is_external(&self) -> bool {
-        true
+        self.is_alone || self.stage.is_external()
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
-        Ok(self.work(ctx)?)
+        if self.is_alone || Workers::has_own(ctx.device) { Ok(self.work(ctx)?) } else { self.stage.run(ctx) }
     }
 }
 
@@ -155,10 +161,11 @@ mod tests {
             determinism: Determinism::Exact,
         });
         let registry = StageRegistry::default().with(Box::new(stage));
-        let nobody = WorkerCommand { program: "/nowhere".into(), args: Vec::new(), env: Vec::new() };
+        let nobody =
+            |_: Option<&str>| WorkerCommand { program: "/nowhere".into(), args: Vec::new(), env: Vec::new() };
         let machine = Machine::new(None, std::path::Path::new("/nowhere"));
-        let pool = Arc::new(Pool::new(nobody, machine, Limits::default()));
-        let isolated = isolate(&registry, &["told"], &pool);
+        let workers = Arc::new(Workers::new(nobody, machine, Limits::default()));
+        let isolated = isolate(&registry, &["told"], &workers);
         let isolated = isolated.get("told").unwrap();
         assert!(isolated.is_external());
         assert_eq!(isolated.files()[0].name, "table");

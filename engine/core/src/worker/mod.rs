@@ -18,7 +18,8 @@
 //! | `notes` | what plugins said of themselves, kept in the store |
 //! | [`program`] | a plugin's program, which described itself |
 //! | [`plugin`] | a stage type that a plugin brings |
-//! | [`isolate`] | a built-in stage in a process of its own |
+//! | `workers` | the program's own workers: of GPUs, and of stages that want to be alone |
+//! | [`isolate`] | a built-in stage in one of them |
 //!
 //! What runs there is not believed: outputs are looked for where they were declared, hashed and stored by the engine.
 //! A worker that breaks the protocol, falls silent or dies costs one node, as a typed error, and is replaced.
@@ -42,16 +43,18 @@ pub mod search;
 pub mod session;
 mod streams;
 pub mod units;
+mod workers;
 
 pub use qpipe_sdk::files;
 
 pub(crate) use content::SCRIPT;
 pub use content::{PluginDigest, PluginDigestError};
 pub use error::WorkerError;
-pub use isolate::{Isolated, isolate};
+pub use isolate::isolate;
 pub use job::{Finished, Made};
 pub use machine::Machine;
 pub use plugin::{PluginCommand, PluginStage};
 pub use process::{Pool, Worker, WorkerCommand};
 pub use program::Program;
 pub use session::{Description, Estimate, Greeting, Limits, Session, Transport, Watch};
+pub use workers::Workers;

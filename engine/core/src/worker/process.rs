@@ -203,6 +203,8 @@ pub struct Pool {
     limits: Limits,
     transport: Transport,
     free: Mutex<Vec<Worker>>,
+    /// Held while a worker is started before there is work for it.
+    filling: Mutex<()>,
     /// The files that its workers are made of.
     body: Mutex<Body>,
 }
@@ -210,7 +212,7 @@ pub struct Pool {
 impl Pool {
     pub fn new(command: WorkerCommand, machine: Machine, limits: Limits) -> Self {
         let (free, body) = (Mutex::new(Vec::new()), Mutex::new(Body::default()));
-        Self { command, machine, limits, transport: Transport::Stdio, free, body }
+        Self { command, machine, limits, transport: Transport::Stdio, free, filling: Mutex::new(()), body }
     }
 
     /// With another transport.
@@ -256,8 +258,17 @@ impl Pool {
         &self.limits
     }
 
+    /// Starts a worker for whatever comes, unless one is free. Jobs wait for it.
+    pub(super) fn fill(&self) {
+        let _filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(worker) = self.take().or_else(|| self.start().ok()) {
+            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        }
+    }
+
     /// Gives a worker, free or new, a job; it is kept for the next one if it is still sound.
     pub fn with<T>(&self, job: impl FnOnce(&mut Worker) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
+        drop(self.filling.lock().unwrap_or_else(PoisonError::into_inner));
         let mut worker = self.take().map_or_else(|| self.start(), Ok)?;
         let result = job(&mut worker);
         self.put_back(worker, &result);
@@ -335,7 +346,7 @@ fn is_sound<T>(result: &Result<T, WorkerError>) -> bool {
     match result {
         Ok(_) => true,
         Err(WorkerError::Failed { class, .. }) => {
-            matches!(class, FailureClass::Config | FailureClass::Transient)
+            matches!(class, FailureClass::Config | FailureClass::Store | FailureClass::Transient)
         }
         Err(_) => false,
     }

@@ -165,8 +165,10 @@ pub struct Keyed {
 #[serde(rename_all = "kebab-case")]
 pub enum FailureClass {
     Config,
+    Device,
     OomDevice,
     OomHost,
+    Store,
     Transient,
     Bug,
 }
@@ -176,8 +178,10 @@ impl FailureClass {
     pub fn error(self, message: String) -> StageError {
         match self {
             Self::Config => StageError::Config(message),
+            Self::Device => StageError::Device(message),
             Self::OomDevice => StageError::OomDevice(message),
             Self::OomHost => StageError::OomHost(message),
+            Self::Store => StageError::StoreElsewhere(message),
             Self::Transient => StageError::Transient(message),
             Self::Bug => StageError::Bug(message),
         }
@@ -190,9 +194,11 @@ impl FailureClass {
             // the class says what these messages begin with
             StageError::OomDevice(message) => return Some((Self::OomDevice, message.clone())),
             StageError::OomHost(message) => return Some((Self::OomHost, message.clone())),
-            StageError::Config(_) | StageError::Device(_) => Self::Config,
+            StageError::Config(_) => Self::Config,
+            StageError::Device(_) => Self::Device,
+            StageError::Store(_) | StageError::StoreElsewhere(_) => Self::Store,
             StageError::Transient(_) => Self::Transient,
-            StageError::Store(_) | StageError::Timeout(_) | StageError::Bug(_) => Self::Bug,
+            StageError::Timeout(_) | StageError::Bug(_) => Self::Bug,
         };
         Some((class, error.to_string()))
     }

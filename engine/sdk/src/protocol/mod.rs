@@ -27,7 +27,7 @@ pub use line::{LineError, MAX_LINE, decode, encode, read_line};
 pub use message::{
     Capability, FailureClass, Keyed, Problem, Reply, Request, RunRequest, Versions, WireBlob, WireInput,
 };
-pub use serve::{ServeError, serve, serve_plugin};
+pub use serve::{ServeError, panic_text, serve, serve_plugin};
 pub use wire::{WireError, WireMetric, WireParams};
 
 /// The version of the protocol.

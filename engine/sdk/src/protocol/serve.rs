@@ -5,6 +5,7 @@
 //! `done` with the artifact (capability `store`). A plugin's has a store of its own for each job (`host`), and announces
 //! what is in it.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -285,7 +286,9 @@ impl<W: Write + Send> Server<'_, W> {
 
     fn work(&self, request: &RunRequest, cancel: &Cancel) {
         let run = || self.run(request, cancel);
-        let panicked = |_| Err(StageError::Bug("the stage panicked; its log says where".into()));
+        let panicked = |payload: Box<dyn Any + Send>| {
+            Err(StageError::Bug(format!("panicked: {}", panic_text(&*payload))))
+        };
         let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(panicked);
         // free before the engine hears of the end, since it may send the next job at once
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -366,6 +369,12 @@ impl<W: Write + Send> Server<'_, W> {
     fn fail(&self, id: u64, class: FailureClass, message: String) {
         self.send(&Reply::Error { id: Some(id), class, message });
     }
+}
+
+/// What a panic said.
+pub fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// The id of a message that is malformed otherwise.

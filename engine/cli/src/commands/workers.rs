@@ -1,0 +1,62 @@
+//! This program's own workers: one for each GPU of a run, and those of `--isolate`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qpipe_engine::graph::Study;
+use qpipe_engine::plan::{NodeState, Plan};
+use qpipe_engine::run::{self, RunOptions};
+use qpipe_engine::worker::{Limits, WorkerCommand, Workers};
+use qpipe_sdk::{GpuNeed, StageRegistry};
+
+use crate::error::CliError;
+use crate::machine;
+
+/// Workers that serve this program's stages.
+pub(super) fn workers() -> Result<Arc<Workers>, CliError> {
+    let program = program()?;
+    let command = move |device: Option<&str>| {
+        let device = device.into_iter().flat_map(|device| ["--device", device]);
+        let args = std::iter::once("worker").chain(device).map(Into::into).collect();
+        WorkerCommand { program: program.clone(), args, env: std::env::vars_os().collect() }
+    };
+    Ok(Arc::new(Workers::new(command, machine::machine(), Limits::default())))
+}
+
+/// The file of this very program, also after a new one was built in its place.
+fn program() -> Result<PathBuf, CliError> {
+    let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    if running.exists() {
+        return Ok(running);
+    }
+    std::env::current_exe().map_err(|source| CliError::Program { source })
+}
+
+/// Starts the workers of the GPUs that the run will need, so that they open while models are loaded and quantized.
+pub(super) fn warm(workers: &Arc<Workers>, needs: &[GpuNeed], options: &RunOptions) {
+    let any = needs.iter().filter(|need| **need == GpuNeed::Any).count();
+    let (named, others): (Vec<usize>, Vec<usize>) =
+        options.gpus.iter().copied().partition(|gpu| needs.contains(&GpuNeed::Ordinal(*gpu)));
+    // those that are named serve the others too
+    for gpu in named.iter().chain(others.iter().take(any.saturating_sub(named.len()))) {
+        workers.warm(&format!("cuda:{gpu}"));
+    }
+}
+
+/// Which GPUs the nodes ask for that are to run.
+pub(super) fn gpu_needs(
+    study: &Study,
+    plan: &Plan,
+    registry: &StageRegistry,
+    options: &RunOptions,
+) -> Vec<GpuNeed> {
+    let needed = run::needed(study, plan, options.goals.as_ref());
+    let runs = |id: usize| needed[id] && !matches!(plan.nodes[id].state, NodeState::Hit(_));
+    let nodes = study.nodes.iter().filter(|node| runs(node.id.0));
+    let need = |kind: &str, params| {
+        let stage = registry.get(kind)?;
+        // how much memory it needs is another question, so its inputs need not be weighed; a plugin's worker is its own
+        Some(if stage.is_external() { GpuNeed::None } else { stage.resources(params, 0).gpu })
+    };
+    nodes.filter_map(|node| need(&node.kind, &node.params)).collect()
+}
