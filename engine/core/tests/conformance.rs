@@ -241,6 +241,8 @@ fn what_a_job_does_wrong_is_named() {
         ("not-there", "outputs", "output `loud` is missing: there is no `quiet.txt`"),
         ("absolute", "outputs", "of output `loud` leads out of the working folder"),
         ("outside", "outputs", "the path `../loud.txt` of output `loud` leads out of the working folder"),
+        ("stray-digest", "outputs", "its document names 0123456789abcdef"),
+        ("stray-digest", "outputs", "at `/texts/0/blob`, which the job neither made nor was given"),
         ("outside", "scratch", "it wrote `loud.txt`, outside scratch"),
         ("writes-home", "scratch", "it wrote `home/result.txt`, outside scratch"),
         ("writes-inputs", "inputs", "it changed source `text`, which must only be read"),
