@@ -39,7 +39,12 @@ impl Lab {
         let store = Store::open(&dir.path().join("store")).unwrap();
         let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
         let machine = Machine::new(path, &dir.path().join("temp"));
-        for name in ["tests/plugins/tally.py", "tests/plugins/broken.py", "tests/plugins/shelf.py"] {
+        for name in [
+            "tests/plugins/tally.py",
+            "tests/plugins/broken.py",
+            "tests/plugins/shelf.py",
+            "tests/plugins/numbers.py",
+        ] {
             let from = package().join(name);
             fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
         }
@@ -173,6 +178,35 @@ fn plugins_on_the_kit_pass() {
     let report = lab.test("prune.py", &[], asked);
     assert!(report.checks.iter().all(|check| check.outcome == Outcome::Passed), "{}", report.text());
     of_rule(&report, "cancel");
+}
+
+#[test]
+fn a_plugin_that_reads_metrics_is_given_some() {
+    if !python::is_here("a_plugin_that_reads_metrics_is_given_some") {
+        return;
+    }
+    let lab = Lab::new();
+    let report = lab.test("numbers.py", &[], Asked::default());
+    assert!(!report.failed(), "{}", report.text());
+    let passed = |kind: &str, rule: &str| {
+        let is_it = |check: &&Check| check.stage.as_deref() == Some(kind) && check.rule.name() == rule;
+        report.checks.iter().filter(is_it).all(|check| check.outcome == Outcome::Passed)
+            && report.checks.iter().any(|check| is_it(&check))
+    };
+    for rule in ["outputs", "exact", "engine"] {
+        assert!(passed("ratio", rule), "{rule}\n{}", report.text());
+    }
+    // the numbers of one's own
+    let own = lab.dir.path().join("own.json");
+    fs::write(&own, r#"{"format":"qpipe.metrics/1","stage":"a","metrics":[{"name":"sample","value":0}]}"#)
+        .unwrap();
+    let asked = |file: &Path| Asked { inputs: vec![("to".into(), file.to_owned())], ..Asked::default() };
+    let by_zero = lab.test("numbers.py", &[], asked(&own));
+    let Outcome::Failed(why) = &of_rule(&by_zero, "run").outcome else { panic!("{}", by_zero.text()) };
+    assert!(why.contains("ZeroDivisionError"), "{why}");
+    let none = lab.test("numbers.py", &[], asked(&lab.dir.path().join("numbers.py")));
+    let Outcome::Failed(why) = &of_rule(&none, "sample").outcome else { panic!("{}", none.text()) };
+    assert!(why.contains("it is no JSON"), "{why}");
 }
 
 /// A model of one layer.
