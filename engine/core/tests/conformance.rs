@@ -5,24 +5,18 @@
 #[path = "../../../tests/support/python.rs"]
 mod python;
 
+mod plugin_lab;
+
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use plugin_lab::{KIT, PluginLab};
 use qpipe_cache::Store;
 use qpipe_engine::conformance::{self, Check, Outcome, Report, Samples, Setup, Subject};
-use qpipe_engine::worker::{Limits, Machine};
+use qpipe_engine::worker::Limits;
 use qpipe_sdk::Artifact;
-
-fn package() -> PathBuf {
-    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
-}
-
-struct Lab {
-    dir: tempfile::TempDir,
-    store: Store,
-    machine: Machine,
-}
 
 /// What a test asks for besides.
 #[derive(Default)]
@@ -33,28 +27,23 @@ struct Asked {
     artifact: Option<Artifact>,
 }
 
+struct Lab(PluginLab);
+
+impl Deref for Lab {
+    type Target = PluginLab;
+
+    fn deref(&self) -> &PluginLab {
+        &self.0
+    }
+}
+
 impl Lab {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
-        for name in [
-            "tests/plugins/tally.py",
-            "tests/plugins/broken.py",
-            "tests/plugins/shelf.py",
-            "tests/plugins/numbers.py",
-        ] {
-            let from = package().join(name);
-            fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
-        }
-        for name in
-            ["tests/plugins/binding.py", "../sdk/python/qpipe_stage.py", "../../pipelines/plugins/prune.py"]
-        {
-            let from = package().join(name);
-            fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
-        }
-        Self { dir, store, machine }
+        let own = ["tally.py", "broken.py", "shelf.py", "binding.py", "numbers.py"];
+        let own = own.map(|name| format!("tests/plugins/{name}"));
+        let mut files: Vec<&str> = own.iter().map(String::as_str).collect();
+        files.extend([KIT, "../../pipelines/plugins/prune.py"]);
+        Self(PluginLab::new(&files))
     }
 
     fn test(&self, program: &str, args: &[&str], asked: Asked) -> Report {
@@ -121,14 +110,13 @@ fn a_plugin_without_the_kit_passes() {
         return;
     }
     let lab = Lab::new();
-    let file = lab.dir.path().join("mine.txt");
+    let file = lab.path("mine.txt");
     fs::write(&file, "one two two").unwrap();
-    fs::create_dir(lab.dir.path().join("more")).unwrap();
-    fs::write(lab.dir.path().join("more/a.txt"), "three").unwrap();
+    lab.file("more/a.txt", "three");
     let asked = Asked {
         sets: vec![("tally.top".into(), "2".into())],
         files: vec![("text".into(), file.clone())],
-        inputs: vec![("also".into(), lab.dir.path().join("more"))],
+        inputs: vec![("also".into(), lab.path("more"))],
         artifact: None,
     };
     let report = lab.test("tally.py", &[], asked);
@@ -197,14 +185,14 @@ fn a_plugin_that_reads_metrics_is_given_some() {
         assert!(passed("ratio", rule), "{rule}\n{}", report.text());
     }
     // the numbers of one's own
-    let own = lab.dir.path().join("own.json");
+    let own = lab.path("own.json");
     fs::write(&own, r#"{"format":"qpipe.metrics/1","stage":"a","metrics":[{"name":"sample","value":0}]}"#)
         .unwrap();
     let asked = |file: &Path| Asked { inputs: vec![("to".into(), file.to_owned())], ..Asked::default() };
     let by_zero = lab.test("numbers.py", &[], asked(&own));
     let Outcome::Failed(why) = &of_rule(&by_zero, "run").outcome else { panic!("{}", by_zero.text()) };
     assert!(why.contains("ZeroDivisionError"), "{why}");
-    let none = lab.test("numbers.py", &[], asked(&lab.dir.path().join("numbers.py")));
+    let none = lab.test("numbers.py", &[], asked(&lab.path("numbers.py")));
     let Outcome::Failed(why) = &of_rule(&none, "sample").outcome else { panic!("{}", none.text()) };
     assert!(why.contains("it is no JSON"), "{why}");
 }
@@ -354,6 +342,6 @@ fn programs_are_found_as_a_shell_finds_them() {
     if python::is_here("programs_are_found_as_a_shell_finds_them") {
         let python = find("tally.py").unwrap();
         assert!(python.program.ends_with("python3"));
-        assert_eq!(Path::new(&python.args[0]), lab.dir.path().join("tally.py"));
+        assert_eq!(Path::new(&python.args[0]), lab.path("tally.py"));
     }
 }

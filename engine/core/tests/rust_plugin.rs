@@ -3,17 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod plugin_lab;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use qpipe_cache::{KeyDoc, Store};
+use plugin_lab::PluginLab;
+use qpipe_cache::KeyDoc;
 use qpipe_engine::conformance::{self, Outcome as Found, Rule, Samples, Setup, Subject};
-use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, Pool, WorkerCommand, isolate};
+use qpipe_engine::worker::{Limits, PluginCommand, PluginStage, Pool, WorkerCommand, isolate};
 use qpipe_sdk::files::Files;
 use qpipe_sdk::metrics;
 use qpipe_sdk::protocol::transport;
@@ -126,19 +130,19 @@ fn args() -> Vec<String> {
     args.map(str::to_owned).into()
 }
 
-struct Lab {
-    dir: tempfile::TempDir,
-    store: Store,
-    machine: Machine,
+struct Lab(PluginLab);
+
+impl Deref for Lab {
+    type Target = PluginLab;
+
+    fn deref(&self) -> &PluginLab {
+        &self.0
+    }
 }
 
 impl Lab {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
-        Self { dir, store, machine }
+        Self(PluginLab::new(&[]))
     }
 
     fn stage(&self) -> PluginStage {
