@@ -225,7 +225,7 @@ impl PluginStage {
     fn work(&self, ctx: &Context<'_>) -> Result<Outcome, WorkerError> {
         self.keep(ctx.store, ctx.params);
         let scratch = Scratch::new(ctx.store)?;
-        let (work, inputs) = (scratch.folder("work")?, scratch.folder("inputs")?);
+        let (work, inputs) = (scratch.folder("work")?, scratch.path().join("inputs"));
         let mut request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
         request.device = self.device(ctx);
         let limit = self.pool.limits().job;
