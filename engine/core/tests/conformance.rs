@@ -268,6 +268,7 @@ fn what_a_job_does_wrong_is_named() {
         ("outside", "scratch", "it wrote `loud.txt`, outside scratch"),
         ("writes-home", "scratch", "it wrote `home/result.txt`, outside scratch"),
         ("writes-inputs", "inputs", "it changed source `text`, which must only be read"),
+        ("dies-quietly", "again", "exit status 3; before it was asked this, it had written:\nwarming up"),
         ("one-job", "again", "it ended: exit status 137\nout of memory"),
         ("not-exact", "exact", "the same process has made other bytes of the same: output `loud`"),
         ("home-in-output", "exact", "another process has made other bytes of the same: output `loud`"),
@@ -326,6 +327,16 @@ fn a_sample_that_does_not_fit_is_refused() {
     assert_eq!(refused("tpo", "1"), "no stage type has a parameter `tpo`");
     assert_eq!(refused("top", "0"), "`top` takes an integer ≥ 1, not `0`");
     assert_eq!(refused("top", "many"), "`top` takes an integer ≥ 1, not `\"many\"`");
+}
+
+#[test]
+fn a_program_that_is_no_plugin_is_told_so() {
+    let report = Lab::new().test("cat", &[], Asked::default());
+    let Outcome::Failed(why) = &of_rule(&report, "hello").outcome else { panic!("{}", report.text()) };
+    assert_eq!(why, "it writes back what it is told: it does not speak qstage");
+    let report = Lab::new().test("true", &[], Asked::default());
+    let Outcome::Failed(why) = &of_rule(&report, "hello").outcome else { panic!("{}", report.text()) };
+    assert_eq!(why, "it said nothing, and it ended: exit status 0");
 }
 
 #[test]

@@ -130,6 +130,11 @@ def work():
     global working
     for done in range(1 << 30):
         job = JOBS.get()
+        if DEFECT == "dies-quietly":
+            if done:
+                os._exit(3)
+            sys.stderr.write("warming up\n")
+            sys.stderr.flush()
         if DEFECT == "one-job" and done:
             sys.stderr.write("out of memory\n")
             os._exit(137)
