@@ -163,7 +163,7 @@ impl Store {
     pub(crate) fn disown(&self, digest: &Digest, found: &Located) -> Result<(), StoreError> {
         match &found.place {
             None => self.set_aside(&found.path),
-            Some(_) => self.fs().remove(&self.layout().link(digest)),
+            Some(_) => self.forget_link(digest),
         }
     }
 

@@ -25,7 +25,7 @@ const PUBLISHED_MODE: u32 = 0o444;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fs {
     faults: Option<Arc<Faults>>,
-    /// Nothing is synced.
+    /// Nothing is synced, and folders are made when something is put into them.
     is_fleeting: bool,
 }
 
@@ -37,6 +37,11 @@ impl Fs {
     /// One whose files need not survive a power cut.
     pub(crate) fn fleeting() -> Self {
         Self { is_fleeting: true, ..Self::default() }
+    }
+
+    /// Whether the store goes away with its process.
+    pub(crate) fn is_fleeting(&self) -> bool {
+        self.is_fleeting
     }
 
     /// Makes `dir` unless it is there; its parent must be.
@@ -82,25 +87,32 @@ impl Fs {
         })
     }
 
-    /// Gives the file `from` the name `to`, replacing what was there; makes the bucket of `to` when it is missing.
+    /// Gives the file `from` the name `to`, replacing what was there; makes the folder of `to` when it is missing.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         match self.rename_once(from, to) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                to.parent().map_or(Ok(()), |bucket| self.ensure_dir(bucket))?;
+                to.parent().map_or(Ok(()), |folder| self.ensure_dir_all(folder))?;
                 self.rename_once(from, to)
             }
             other => other,
         }
     }
 
-    /// Opens, or makes, a file that is only there to be locked.
+    /// Opens, or makes, a file that is only there to be locked; makes its folder when it is missing.
     pub(crate) fn open_lock(&self, path: &Path) -> Result<File, StoreError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        self.run(Op::Create, path, || options.open(path))
+        let open = || self.run(Op::Create, path, || options.open(path));
+        match open() {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), |folder| self.ensure_dir_all(folder))?;
+                open()
+            }
+            other => other,
+        }
     }
 
-    /// Gives `from` the name `to` unless something has it; tells whether it did. Makes the bucket of `to`.
+    /// Gives `from` the name `to` unless something has it; tells whether it did. Makes the folder of `to`.
     pub(crate) fn rename_new(&self, from: &Path, to: &Path) -> Result<bool, StoreError> {
         let once = || {
             self.meet(Op::Rename, from, Some(to))?;
@@ -109,7 +121,7 @@ impl Fs {
         };
         let moved = match once() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                to.parent().map_or(Ok(()), |bucket| self.ensure_dir(bucket))?;
+                to.parent().map_or(Ok(()), |folder| self.ensure_dir_all(folder))?;
                 once()
             }
             other => other,

@@ -71,12 +71,17 @@ struct Marker {
 }
 
 impl Layout {
-    /// The layout under `root`, made where it is missing; a newer store is refused before anything is touched.
+    /// The layout under `root`, made where it is missing; a newer store is refused before anything is touched. A store that
+    /// goes away with its process has no more than the folder where files are written.
     pub(crate) fn open(root: &Path, fs: &Fs) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).map_err(StoreError::reading("resolve", root))?;
         let marker = root.join("format.json");
         let marked = read_marker(&marker)?;
         let layout = Self::under(root);
+        if fs.is_fleeting() {
+            fs.ensure_dir_all(&layout.staging)?;
+            return Ok(layout);
+        }
         for dir in layout.directories() {
             fs.ensure_dir_all(dir)?;
         }

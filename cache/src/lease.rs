@@ -86,7 +86,8 @@ impl Lease {
         blobs: &mut dyn Iterator<Item = &Digest>,
     ) -> Result<(), StoreError> {
         let mut state = self.lock();
-        if state.whole {
+        // nobody else collects what is in a store that goes away with this process
+        if state.whole || fs.is_fleeting() {
             return Ok(());
         }
         let keys: Vec<Digest> =

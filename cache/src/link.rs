@@ -17,7 +17,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -103,6 +103,8 @@ impl Place {
 #[derive(Debug, Default)]
 pub(crate) struct Linked {
     known: Mutex<HashMap<PathBuf, Known>>,
+    /// Files that this process took somebody's word for.
+    adopted: Mutex<HashMap<Digest, Place>>,
 }
 
 #[derive(Clone, Debug)]
@@ -132,15 +134,20 @@ impl Store {
         Ok(digest)
     }
 
-    /// As [`Self::link_file`] on the word of whoever hashed the file: it is not read. For a store that goes away with the
-    /// process that opened it, of content that somebody else answers for.
+    /// As [`Self::link_file`] on the word of whoever hashed the file, which is not read, and for this process alone: nothing
+    /// is written. For content that somebody else answers for.
     ///
     /// # Errors
     /// Those of [`Self::link_file`].
     pub fn adopt_file(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
         let real = fs::canonicalize(path).map_err(StoreError::reading("resolve", path))?;
         let real = real.to_str().ok_or_else(|| StoreError::NotUtf8 { path: path.to_owned() })?;
-        self.add_place(*digest, Place::stat(real)?)
+        self.adopted().insert(*digest, Place::stat(real)?);
+        Ok(())
+    }
+
+    fn adopted(&self) -> MutexGuard<'_, HashMap<Digest, Place>> {
+        self.linked().adopted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The digest of a file that this process linked, if both the file and the link are as they were.
@@ -181,11 +188,20 @@ impl Store {
 
     /// Finds a linked blob: the first place that still is what it was.
     pub(crate) fn locate_link(&self, digest: &Digest) -> Result<Located, BlobFault> {
-        let link = self.load_link(digest)?.ok_or(BlobFault::Missing { digest: *digest })?;
-        let Some(first) = link.places.first() else { return Err(BlobFault::Missing { digest: *digest }) };
+        let adopted = self.adopted().get(digest).cloned();
+        let link = if adopted.is_some() { None } else { self.load_link(digest)? };
+        let places: Vec<Place> =
+            adopted.into_iter().chain(link.into_iter().flat_map(|link| link.places)).collect();
+        let Some(first) = places.first() else { return Err(BlobFault::Missing { digest: *digest }) };
         let changed = || BlobFault::Changed { digest: *digest, path: PathBuf::from(&first.path) };
-        let place = link.places.iter().find(|place| place.is_intact()).ok_or_else(changed)?;
+        let place = places.iter().find(|place| place.is_intact()).ok_or_else(changed)?;
         Ok(Located { path: PathBuf::from(&place.path), bytes: place.bytes, place: Some(place.clone()) })
+    }
+
+    /// Stops offering the files that are linked as a blob.
+    pub(crate) fn forget_link(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.adopted().remove(digest);
+        self.fs().remove(&self.layout().link(digest))
     }
 
     /// The link of a digest, if there is one.

@@ -57,6 +57,29 @@ fn a_changed_file_is_refused_everywhere_until_it_is_linked_again() {
 }
 
 #[test]
+fn an_adopted_file_is_a_blob_of_this_process_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, store) = (dir.path().join("given"), store(&dir));
+    fs::write(&file, b"given").unwrap();
+    let digest = Digest::of_bytes(b"given");
+    store.adopt_file(&digest, &file).unwrap();
+    let record = record("load", &[("model", digest, 5)]);
+    store.commit(&record).unwrap();
+    assert!(matches!(store.lookup(&record.key), Lookup::Hit(_)));
+    assert_eq!(store.read(&digest).unwrap(), b"given");
+    assert!(crate::layout::list(&dir.path().join("v1/links")).unwrap().is_empty(), "nothing is written");
+    assert_eq!(Store::open(dir.path()).unwrap().contains(&digest), Err(BlobFault::Missing { digest }));
+
+    fs::write(&file, b"other").unwrap();
+    let path = fs::canonicalize(&file).unwrap();
+    assert_eq!(store.contains(&digest), Err(BlobFault::Changed { digest, path }));
+    // of the same size and times, but not what was said
+    store.adopt_file(&digest, &file).unwrap();
+    assert!(matches!(store.read(&digest), Err(StoreError::DamagedBlob { .. })));
+    assert_eq!(store.contains(&digest), Err(BlobFault::Missing { digest }), "its word is not taken again");
+}
+
+#[test]
 fn a_rewrite_that_restores_the_modification_time_is_seen() {
     let f = fixture();
     let modified = fs::metadata(&f.file).unwrap().modified().unwrap();

@@ -51,6 +51,9 @@ impl Drop for Inner {
 
 impl Inner {
     fn flush(&self) -> Result<(), StoreError> {
+        if self.disk.fs.is_fleeting() {
+            return Ok(());
+        }
         let flushed =
             [self.index.flush(&self.disk), self.census.flush(&self.disk), self.marks.flush(&self.disk)];
         flushed.into_iter().collect()
@@ -96,7 +99,8 @@ impl Store {
         Self::open_over(root, Fs::default())
     }
 
-    /// As [`Self::open`], of a store that goes away with the process that opens it: nothing in it is synced to the disk.
+    /// As [`Self::open`], of a store that goes away with the process that opens it, which alone opens it: nothing in it is
+    /// synced, announced or kept to be looked up sooner, and its folders are made when something is put into them.
     ///
     /// # Errors
     /// Those of [`Self::open`].
@@ -290,3 +294,7 @@ mod tests {
         drop(store);
     }
 }
+
+#[cfg(test)]
+#[path = "fleeting_tests.rs"]
+mod fleeting_tests;

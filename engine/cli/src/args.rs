@@ -133,8 +133,8 @@ pub struct PluginTestArgs {
     /// A file for a parameter of theirs; repeatable.
     #[arg(long = "file", value_name = "NAME=PATH", value_parser = name_and_path)]
     pub files: Vec<(String, PathBuf)>,
-    /// A folder for an input of theirs that takes `files`; repeatable.
-    #[arg(long = "input", value_name = "PORT=FOLDER", value_parser = name_and_path)]
+    /// A folder for an input of theirs that takes `files`, a document for one that takes `metrics`; repeatable.
+    #[arg(long = "input", value_name = "PORT=PATH", value_parser = name_and_path)]
     pub inputs: Vec<(String, PathBuf)>,
     /// How long each job may take.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10m")]

@@ -5,24 +5,18 @@
 #[path = "../../../tests/support/python.rs"]
 mod python;
 
+mod plugin_lab;
+
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use plugin_lab::{KIT, PluginLab};
 use qpipe_cache::Store;
 use qpipe_engine::conformance::{self, Check, Outcome, Report, Samples, Setup, Subject};
-use qpipe_engine::worker::{Limits, Machine};
+use qpipe_engine::worker::Limits;
 use qpipe_sdk::Artifact;
-
-fn package() -> PathBuf {
-    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
-}
-
-struct Lab {
-    dir: tempfile::TempDir,
-    store: Store,
-    machine: Machine,
-}
 
 /// What a test asks for besides.
 #[derive(Default)]
@@ -33,23 +27,23 @@ struct Asked {
     artifact: Option<Artifact>,
 }
 
+struct Lab(PluginLab);
+
+impl Deref for Lab {
+    type Target = PluginLab;
+
+    fn deref(&self) -> &PluginLab {
+        &self.0
+    }
+}
+
 impl Lab {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
-        for name in ["tests/plugins/tally.py", "tests/plugins/broken.py", "tests/plugins/shelf.py"] {
-            let from = package().join(name);
-            fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
-        }
-        for name in
-            ["tests/plugins/binding.py", "../sdk/python/qpipe_stage.py", "../../pipelines/plugins/prune.py"]
-        {
-            let from = package().join(name);
-            fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
-        }
-        Self { dir, store, machine }
+        let own = ["tally.py", "broken.py", "shelf.py", "binding.py", "numbers.py"];
+        let own = own.map(|name| format!("tests/plugins/{name}"));
+        let mut files: Vec<&str> = own.iter().map(String::as_str).collect();
+        files.extend([KIT, "../../pipelines/plugins/prune.py"]);
+        Self(PluginLab::new(&files))
     }
 
     fn test(&self, program: &str, args: &[&str], asked: Asked) -> Report {
@@ -116,14 +110,13 @@ fn a_plugin_without_the_kit_passes() {
         return;
     }
     let lab = Lab::new();
-    let file = lab.dir.path().join("mine.txt");
+    let file = lab.path("mine.txt");
     fs::write(&file, "one two two").unwrap();
-    fs::create_dir(lab.dir.path().join("more")).unwrap();
-    fs::write(lab.dir.path().join("more/a.txt"), "three").unwrap();
+    lab.file("more/a.txt", "three");
     let asked = Asked {
         sets: vec![("tally.top".into(), "2".into())],
         files: vec![("text".into(), file.clone())],
-        inputs: vec![("also".into(), lab.dir.path().join("more"))],
+        inputs: vec![("also".into(), lab.path("more"))],
         artifact: None,
     };
     let report = lab.test("tally.py", &[], asked);
@@ -173,6 +166,35 @@ fn plugins_on_the_kit_pass() {
     let report = lab.test("prune.py", &[], asked);
     assert!(report.checks.iter().all(|check| check.outcome == Outcome::Passed), "{}", report.text());
     of_rule(&report, "cancel");
+}
+
+#[test]
+fn a_plugin_that_reads_metrics_is_given_some() {
+    if !python::is_here("a_plugin_that_reads_metrics_is_given_some") {
+        return;
+    }
+    let lab = Lab::new();
+    let report = lab.test("numbers.py", &[], Asked::default());
+    assert!(!report.failed(), "{}", report.text());
+    let passed = |kind: &str, rule: &str| {
+        let is_it = |check: &&Check| check.stage.as_deref() == Some(kind) && check.rule.name() == rule;
+        report.checks.iter().filter(is_it).all(|check| check.outcome == Outcome::Passed)
+            && report.checks.iter().any(|check| is_it(&check))
+    };
+    for rule in ["outputs", "exact", "engine"] {
+        assert!(passed("ratio", rule), "{rule}\n{}", report.text());
+    }
+    // the numbers of one's own
+    let own = lab.path("own.json");
+    fs::write(&own, r#"{"format":"qpipe.metrics/1","stage":"a","metrics":[{"name":"sample","value":0}]}"#)
+        .unwrap();
+    let asked = |file: &Path| Asked { inputs: vec![("to".into(), file.to_owned())], ..Asked::default() };
+    let by_zero = lab.test("numbers.py", &[], asked(&own));
+    let Outcome::Failed(why) = &of_rule(&by_zero, "run").outcome else { panic!("{}", by_zero.text()) };
+    assert!(why.contains("ZeroDivisionError"), "{why}");
+    let none = lab.test("numbers.py", &[], asked(&lab.path("numbers.py")));
+    let Outcome::Failed(why) = &of_rule(&none, "sample").outcome else { panic!("{}", none.text()) };
+    assert!(why.contains("it is no JSON"), "{why}");
 }
 
 /// A model of one layer.
@@ -241,9 +263,12 @@ fn what_a_job_does_wrong_is_named() {
         ("not-there", "outputs", "output `loud` is missing: there is no `quiet.txt`"),
         ("absolute", "outputs", "of output `loud` leads out of the working folder"),
         ("outside", "outputs", "the path `../loud.txt` of output `loud` leads out of the working folder"),
+        ("stray-digest", "outputs", "its document names 0123456789abcdef"),
+        ("stray-digest", "outputs", "at `/texts/0/blob`, which the job neither made nor was given"),
         ("outside", "scratch", "it wrote `loud.txt`, outside scratch"),
         ("writes-home", "scratch", "it wrote `home/result.txt`, outside scratch"),
         ("writes-inputs", "inputs", "it changed source `text`, which must only be read"),
+        ("dies-quietly", "again", "exit status 3; before it was asked this, it had written:\nwarming up"),
         ("one-job", "again", "it ended: exit status 137\nout of memory"),
         ("not-exact", "exact", "the same process has made other bytes of the same: output `loud`"),
         ("home-in-output", "exact", "another process has made other bytes of the same: output `loud`"),
@@ -305,6 +330,16 @@ fn a_sample_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn a_program_that_is_no_plugin_is_told_so() {
+    let report = Lab::new().test("cat", &[], Asked::default());
+    let Outcome::Failed(why) = &of_rule(&report, "hello").outcome else { panic!("{}", report.text()) };
+    assert_eq!(why, "it writes back what it is told: it does not speak qstage");
+    let report = Lab::new().test("true", &[], Asked::default());
+    let Outcome::Failed(why) = &of_rule(&report, "hello").outcome else { panic!("{}", report.text()) };
+    assert_eq!(why, "it said nothing, and it ended: exit status 0");
+}
+
+#[test]
 fn programs_are_found_as_a_shell_finds_them() {
     let lab = Lab::new();
     let find = |program: &str| Subject::find(program, &["x".into()], lab.dir.path(), &lab.machine);
@@ -318,6 +353,6 @@ fn programs_are_found_as_a_shell_finds_them() {
     if python::is_here("programs_are_found_as_a_shell_finds_them") {
         let python = find("tally.py").unwrap();
         assert!(python.program.ends_with("python3"));
-        assert_eq!(Path::new(&python.args[0]), lab.dir.path().join("tally.py"));
+        assert_eq!(Path::new(&python.args[0]), lab.path("tally.py"));
     }
 }

@@ -6,69 +6,39 @@
 mod python;
 
 mod hows;
+mod plugin_lab;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use hows::hows;
-use qpipe_cache::Store;
-use qpipe_engine::manifest::{LoadOptions, load_plugins, load_study};
-use qpipe_engine::plan::{NodeState, PlanOptions, plan};
-use qpipe_engine::run::{RunOptions, RunOutcome, RunResult, metrics, run};
-use qpipe_engine::worker::Machine;
-use qpipe_engine::worker::files::Files;
+use plugin_lab::{KIT, PluginLab, failure, package, told, why};
+use qpipe_engine::graph::Study;
+use qpipe_engine::run::{RunOptions, RunOutcome, RunResult, metrics};
 use qpipe_sdk::{ErrorClass, StageRegistry};
 
-fn package() -> PathBuf {
-    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
-}
-
-struct Lab {
-    dir: tempfile::TempDir,
-    store: Store,
-    machine: Machine,
-}
+struct Lab(PluginLab);
 
 impl Lab {
     /// `None` where there is no Python, after saying so.
     fn new(test: &str) -> Option<Self> {
-        if !python::is_here(test) {
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
-        for name in ["tests/plugins/shelf.py", "tests/plugins/binding.py", "../sdk/python/qpipe_stage.py"] {
-            let from = package().join(name);
-            fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
-        }
-        Some(Self { dir, store, machine })
+        let files = ["tests/plugins/shelf.py", "tests/plugins/binding.py", KIT];
+        python::is_here(test).then(|| Self(PluginLab::new(&files)))
     }
 
-    fn read(&self, text: &str) -> Result<(qpipe_engine::graph::Study, StageRegistry), String> {
-        let text = format!(
-            "qpipe 1 name=lab\nplugin bind command=\"python3\" \"shelf.py\"\nplugin read command=\"python3\" \"shelf.py\"\n{text}"
-        );
-        let (path, options) = (self.dir.path().join("lab.kdl"), LoadOptions::default());
-        let told = |errors: qpipe_engine::manifest::ManifestErrors| {
-            errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-        };
-        let registry = load_plugins(&path, &text, &options, &StageRegistry::default(), &self.machine, None);
-        let registry = registry.map_err(told)?;
-        Ok((load_study(&path, &text, &options, &registry).map_err(told)?, registry))
+    fn read(&self, text: &str) -> Result<(Study, StageRegistry), String> {
+        let plugin = |kind: &str| format!("plugin {kind} command=\"python3\" \"shelf.py\"\n");
+        let text = format!("{}{}{text}", plugin("bind"), plugin("read"));
+        let registry = self.0.plugins(&text, &StageRegistry::default(), None).map_err(told)?;
+        Ok((self.0.study(&text, &registry).map_err(told)?, registry))
     }
 
     fn run(&self, text: &str) -> RunResult {
         let (study, registry) = self.read(text).unwrap();
-        let plan = plan(&study, &registry, &self.store, &PlanOptions::default()).unwrap();
-        run(&study, &plan, &registry, &self.store, &RunOptions::default(), &mut ())
+        self.0.run_study(&study, &registry, &RunOptions::default()).0
     }
 
     fn failure(&self, how: &str) -> (ErrorClass, String) {
-        let result = self.run(&BOOKS.replace("how well", &format!("how \"{how}\"")));
-        let (_, class, message) = result.failures().next().expect("it fails");
-        (class, message.to_owned())
+        failure(&self.run(&BOOKS.replace("how well", &format!("how \"{how}\""))))
     }
 }
 
@@ -93,18 +63,15 @@ fn a_document_keeps_its_blobs_and_those_of_its_inputs() {
     let Some(lab) = Lab::new("a_document_keeps_its_blobs_and_those_of_its_inputs") else { return };
     let result = lab.run(BOOKS);
     assert_eq!((result.outcome, hows(&result.nodes).as_str()), (RunOutcome::Done, "rrr"), "{result:?}");
-    let record = result.nodes[2].record().unwrap();
-    let files = Files::read(&lab.store, &record.outputs["out"].digest).unwrap();
-    let (path, entry) = files.entries().next().unwrap();
-    assert_eq!(path, Path::new("text"));
-    assert_eq!(lab.store.read(&entry.digest).unwrap(), b"A\nB\n  C\n");
+    assert_eq!(lab.0.output(&result.nodes[2], "text"), "A\nB\n  C\n");
     let book = &result.nodes[1].record().unwrap().outputs["out"];
-    let document: serde_json::Value = serde_json::from_slice(&lab.store.read(&book.digest).unwrap()).unwrap();
+    let document: serde_json::Value =
+        serde_json::from_slice(&lab.0.store.read(&book.digest).unwrap()).unwrap();
     let pages: Vec<&str> =
         document["pages"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
     assert_eq!((pages.len(), &document["title"]), (3, &serde_json::Value::Null));
     for page in pages {
-        assert!(lab.store.read(&page.parse().unwrap()).unwrap().ends_with(b"\n"), "{page}");
+        assert!(lab.0.store.read(&page.parse().unwrap()).unwrap().ends_with(b"\n"), "{page}");
     }
     let metric = &metrics::decode(&result.nodes[1].record().unwrap().metrics).unwrap()[0];
     assert_eq!(
@@ -118,12 +85,10 @@ fn a_document_keeps_its_blobs_and_those_of_its_inputs() {
 fn a_module_of_the_plugin_is_part_of_the_key() {
     let Some(lab) = Lab::new("a_module_of_the_plugin_is_part_of_the_key") else { return };
     assert_eq!(hows(&lab.run(BOOKS).nodes), "rrr");
-    fs::write(lab.dir.path().join("binding.py"), "def bound(text):\n    return text\n").unwrap();
+    lab.0.file("binding.py", "def bound(text):\n    return text\n");
     let (study, registry) = lab.read(BOOKS).unwrap();
-    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
-    let NodeState::Miss { reasons, .. } = &planned.nodes[0].state else { panic!("a hit") };
-    let reason = reasons[0].to_string();
-    assert_eq!(reason, "plugin `bind` changed: binding.py");
+    let planned = lab.0.plan(&study, &registry);
+    assert_eq!(why(&planned.nodes[0].state), ["plugin `bind` changed: binding.py"]);
 }
 
 #[test]
@@ -165,7 +130,7 @@ fn the_kits_own_tests_pass() {
     if !python::is_here("the_kits_own_tests_pass") {
         return;
     }
-    let tests = package().join("../sdk/python/tests");
+    let tests = package("../sdk/python/tests");
     let output = std::process::Command::new("python3")
         .args(["-B", "-m", "unittest", "discover"])
         .arg(tests)
@@ -178,9 +143,9 @@ fn the_kits_own_tests_pass() {
 /// A copy, not a link: the folder of pipelines is copied by itself.
 #[test]
 fn the_shipped_kit_is_the_kit() {
-    let shipped = package().join("../../pipelines/plugins/qpipe_stage.py");
+    let shipped = package("../../pipelines/plugins/qpipe_stage.py");
     assert!(!fs::symlink_metadata(&shipped).unwrap().is_symlink());
-    let kit = fs::read_to_string(package().join("../sdk/python/qpipe_stage.py")).unwrap();
+    let kit = fs::read_to_string(package(KIT)).unwrap();
     let is_same = fs::read_to_string(shipped).unwrap() == kit;
     assert!(is_same, "cp engine/sdk/python/qpipe_stage.py pipelines/plugins/");
 }

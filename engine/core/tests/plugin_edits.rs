@@ -5,22 +5,26 @@
 #[path = "../../../tests/support/python.rs"]
 mod python;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod plugin_lab;
 
+use std::fs;
+use std::ops::Deref;
+
+use plugin_lab::{PluginLab, failure, told};
 use qpipe_cache::Store;
 use qpipe_engine::limits::{Limits as RunLimits, Retry};
-use qpipe_engine::manifest::{LoadOptions, load_plugins, load_study};
-use qpipe_engine::plan::{NodeState, PlanOptions, plan};
-use qpipe_engine::run::{RunEvent, RunEventKind, RunOptions, RunResult, run};
-use qpipe_engine::worker::Machine;
-use qpipe_engine::worker::files::Files;
+use qpipe_engine::plan::NodeState;
+use qpipe_engine::run::{RunEventKind, RunOptions, RunResult, run};
 use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
 
-struct Lab {
-    dir: tempfile::TempDir,
-    store: Store,
-    machine: Machine,
+struct Lab(PluginLab);
+
+impl Deref for Lab {
+    type Target = PluginLab;
+
+    fn deref(&self) -> &PluginLab {
+        &self.0
+    }
 }
 
 impl Lab {
@@ -29,56 +33,36 @@ impl Lab {
         if !python::is_here(test) {
             return None;
         }
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
-        let lab = Self { dir, store, machine };
-        let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"));
-        fs::copy(root.join("tests/plugins/edits.py"), lab.path("edits.py")).unwrap();
+        let lab = PluginLab::new(&["tests/plugins/edits.py"]);
         lab.file("helper.txt", "helps");
         lab.file("book.txt", "a");
-        Some(lab)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn file(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
+        Some(Self(lab))
     }
 
     /// As `tests/plugins/edits.py` notes it, since the last time that this was asked.
     fn log(&self) -> String {
-        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
-        let _none = fs::remove_file(self.path("log"));
-        log
+        self.taken("log")
     }
 
     fn text(&self, words: &str, how: &str) -> String {
         let log = self.path("log").display().to_string();
         let plugin =
             format!("plugin edits {{\n command \"python3\"\n file \"edits.py\"\n args {log:?}\n {words}\n}}");
-        format!("qpipe 1 name=lab\n{plugin}\nedits one {{\n book \"book.txt\"\n how {how:?}\n}}")
+        format!("{plugin}\nedits one {{\n book \"book.txt\"\n how {how:?}\n}}")
     }
 
     fn registry(&self, text: &str, store: Option<&Store>) -> Result<StageRegistry, String> {
-        let (options, none) = (LoadOptions::default(), StageRegistry::default());
-        load_plugins(&self.path("lab.kdl"), text, &options, &none, &self.machine, store)
-            .map_err(|errors| errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        self.plugins(text, &StageRegistry::default(), store).map_err(told)
     }
 
     fn run(&self, text: &str, registry: &StageRegistry) -> (RunResult, Vec<String>) {
-        let study = load_study(&self.path("lab.kdl"), text, &LoadOptions::default(), registry).unwrap();
-        let planned = plan(&study, registry, &self.store, &PlanOptions::default()).unwrap();
+        let study = self.study(text, registry).unwrap();
         let limits = RunLimits {
             retry: Some(Retry { times: 0, wait: std::time::Duration::ZERO }),
             ..RunLimits::default()
         };
-        let mut events = Vec::<RunEvent>::new();
         let options = RunOptions { limits, ..RunOptions::default() };
-        let result = run(&study, &planned, registry, &self.store, &options, &mut events);
+        let (result, events) = self.run_study(&study, registry, &options);
         let lines = events.into_iter().filter_map(|event| match event.kind {
             RunEventKind::Stage { stage: StageEvent::Log { message }, .. } => Some(message),
             _ => None,
@@ -89,16 +73,9 @@ impl Lab {
     /// What the only node made.
     fn made(&self, text: &str, registry: &StageRegistry) -> String {
         let (result, _) = self.run(text, registry);
-        let record = result.nodes[0].record().unwrap_or_else(|| panic!("{:?}", failure(&result)));
-        let files = Files::read(&self.store, &record.outputs["out"].digest).unwrap();
-        let (_, entry) = files.entries().find(|(path, _)| path == Path::new("out")).unwrap();
-        String::from_utf8(self.store.read(&entry.digest).unwrap()).unwrap()
+        assert!(result.nodes[0].record().is_some(), "{:?}", failure(&result));
+        self.output(&result.nodes[0], "out")
     }
-}
-
-fn failure(result: &RunResult) -> (ErrorClass, String) {
-    let (_, class, message) = result.failures().next().expect("it fails");
-    (class, message.to_owned())
 }
 
 #[test]
@@ -126,8 +103,8 @@ fn what_was_changed_after_the_plan_is_not_run() {
     let Some(lab) = Lab::new("what_was_changed_after_the_plan_is_not_run") else { return };
     let text = lab.text("", "");
     let registry = lab.registry(&text, Some(&lab.store)).unwrap();
-    let study = load_study(&lab.path("lab.kdl"), &text, &LoadOptions::default(), &registry).unwrap();
-    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
+    let study = lab.study(&text, &registry).unwrap();
+    let planned = lab.plan(&study, &registry);
     let script = fs::read_to_string(lab.path("edits.py")).unwrap();
     lab.file("edits.py", &script.replace("VERSION = 1", "VERSION = 2"));
     lab.log();
@@ -166,13 +143,13 @@ fn an_answer_is_kept_of_the_files_that_it_is_about() {
         lab.file("book.txt", "a");
         lab.file("edit", "book");
         let registry = lab.registry(&text, store).unwrap();
-        load_study(&lab.path("lab.kdl"), &text, &LoadOptions::default(), &registry).unwrap();
+        lab.study(&text, &registry).unwrap();
         lab.file("book.txt", "a");
         lab.log();
         let registry = lab.registry(&text, Some(&lab.store)).unwrap();
-        let study = load_study(&lab.path("lab.kdl"), &text, &LoadOptions::default(), &registry).unwrap();
+        let study = lab.study(&text, &registry).unwrap();
         assert!(lab.log().ends_with('k'), "what was said of another book is no answer");
-        let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
+        let planned = lab.plan(&study, &registry);
         assert!(matches!(planned.nodes[0].state, NodeState::Miss { .. }));
         lab.registry(&text, Some(&lab.store)).unwrap();
         assert_eq!(lab.log(), "");

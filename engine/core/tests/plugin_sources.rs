@@ -6,30 +6,36 @@
 mod python;
 
 mod hows;
+mod plugin_lab;
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use hows::hows;
-use qpipe_cache::Store;
+use plugin_lab::{PluginLab, headed, package};
 use qpipe_engine::graph::Study;
 use qpipe_engine::inventory::{self, PluginEntry, Whence};
 use qpipe_engine::manifest::{
     DeclaredPlugin, LoadOptions, ManifestError, ManifestErrors, load_plugins, load_study, read_plugins,
     with_plugins_help,
 };
-use qpipe_engine::plan::{NodeState, PlanOptions, plan};
-use qpipe_engine::run::{RunOptions, run};
+use qpipe_engine::plan::NodeState;
+use qpipe_engine::run::RunOptions;
 use qpipe_engine::schema::SchemaDoc;
-use qpipe_engine::worker::{Machine, Transport, WorkerError};
+use qpipe_engine::worker::{Transport, WorkerError};
 use qpipe_sdk::StageRegistry;
 
-struct Lab {
-    dir: tempfile::TempDir,
-    store: Store,
-    machine: Machine,
+struct Lab(PluginLab);
+
+impl Deref for Lab {
+    type Target = PluginLab;
+
+    fn deref(&self) -> &PluginLab {
+        &self.0
+    }
 }
 
 impl Lab {
@@ -38,24 +44,9 @@ impl Lab {
         if !python::is_here(test) {
             return None;
         }
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
-        let machine = machine.with_plugins(Some(dir.path().join("user")));
-        let lab = Self { dir, store, machine };
-        lab.file("ledger.py", &ledger());
-        Some(lab)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn file(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        let mut lab = PluginLab::new(&["tests/plugins/ledger.py"]);
+        lab.machine = lab.machine.with_plugins(Some(lab.dir.path().join("user")));
+        Some(Self(lab))
     }
 
     /// A program that can be found by its name.
@@ -69,13 +60,7 @@ impl Lab {
 
     /// `s`tarted, `d`escribed itself, asked for a `k`ey, `r`an: all since the last time that this was asked.
     fn log(&self) -> String {
-        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
-        let _none = fs::remove_file(self.path("log"));
-        log
-    }
-
-    fn manifest(&self) -> PathBuf {
-        self.path("lab.kdl")
+        self.taken("log")
     }
 
     fn declared(&self, text: &str) -> Result<Vec<DeclaredPlugin>, ManifestErrors> {
@@ -83,10 +68,8 @@ impl Lab {
     }
 
     fn load(&self, text: &str) -> Result<(Study, StageRegistry), ManifestErrors> {
-        let (path, text, options) = (self.manifest(), headed(text), LoadOptions::default());
-        let (none, store) = (StageRegistry::default(), Some(&self.store));
-        let registry = load_plugins(&path, &text, &options, &none, &self.machine, store)?;
-        Ok((load_study(&path, &text, &options, &registry)?, registry))
+        let registry = self.plugins(text, &StageRegistry::default(), Some(&self.store))?;
+        Ok((self.study(text, &registry)?, registry))
     }
 
     /// What is wrong with a text.
@@ -97,18 +80,13 @@ impl Lab {
 
     fn run(&self, text: &str) -> String {
         let (study, registry) = self.load(text).unwrap();
-        let plan = plan(&study, &registry, &self.store, &PlanOptions::default()).unwrap();
-        hows(&run(&study, &plan, &registry, &self.store, &RunOptions::default(), &mut ()).nodes)
+        hows(&self.run_study(&study, &registry, &RunOptions::default()).0.nodes)
     }
 
     /// Why the only node must run; nothing where it need not.
     fn why(&self, text: &str) -> Vec<String> {
         let (study, registry) = self.load(text).unwrap();
-        let planned = plan(&study, &registry, &self.store, &PlanOptions::default()).unwrap();
-        match &planned.nodes[0].state {
-            NodeState::Miss { reasons, .. } => reasons.iter().map(ToString::to_string).collect(),
-            _ => Vec::new(),
-        }
+        plugin_lab::why(&self.plan(&study, &registry).nodes[0].state)
     }
 
     fn inventory(&self, declared: &[DeclaredPlugin]) -> Vec<PluginEntry> {
@@ -117,12 +95,7 @@ impl Lab {
 }
 
 fn ledger() -> String {
-    let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"));
-    fs::read_to_string(root.join("tests/plugins/ledger.py")).unwrap()
-}
-
-fn headed(text: &str) -> String {
-    format!("qpipe 1 name=lab\n{text}")
+    fs::read_to_string(package("tests/plugins/ledger.py")).unwrap()
 }
 
 /// A study of one node; `words`: what the plugin's block holds besides.
@@ -514,23 +487,21 @@ fn a_plugin_is_asked_as_often_as_it_says() {
 #[test]
 fn without_a_store_everything_is_asked() {
     let Some(lab) = Lab::new("without_a_store_everything_is_asked") else { return };
-    let text = headed(&study(&lab, "nothing", ""));
-    let (path, options, none) = (lab.manifest(), LoadOptions::default(), StageRegistry::default());
+    let (text, none) = (study(&lab, "nothing", ""), StageRegistry::default());
     for _ in 0..2 {
-        load_plugins(&path, &text, &options, &none, &lab.machine, None).unwrap();
+        lab.plugins(&text, &none, None).unwrap();
         assert_eq!(lab.log(), "sd");
     }
     assert!(!lab.path("store/plugins").exists());
 
     // the first run keeps what was said before it made the store
-    let text = headed(&study(&lab, "params", ""));
-    let registry = load_plugins(&path, &text, &options, &none, &lab.machine, None).unwrap();
-    let study = load_study(&path, &text, &options, &registry).unwrap();
-    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
-    let done = run(&study, &planned, &registry, &lab.store, &RunOptions::default(), &mut ());
+    let text = study(&lab, "params", "");
+    let registry = lab.plugins(&text, &none, None).unwrap();
+    let study = lab.study(&text, &registry).unwrap();
+    let done = lab.run_study(&study, &registry, &RunOptions::default()).0;
     assert_eq!((hows(&done.nodes).as_str(), lab.log().as_str()), ("r", "sdkr"));
-    let registry = load_plugins(&path, &text, &options, &none, &lab.machine, Some(&lab.store)).unwrap();
-    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
+    let registry = lab.plugins(&text, &none, Some(&lab.store)).unwrap();
+    let planned = lab.plan(&study, &registry);
     assert!(matches!(planned.nodes[0].state, NodeState::Hit(_)));
     assert_eq!(lab.log(), "");
 }

@@ -6,61 +6,42 @@
 mod python;
 
 mod hows;
+mod plugin_lab;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use hows::hows;
-use qpipe_cache::Store;
+use plugin_lab::{PluginLab, failure, told, why};
 use qpipe_engine::graph::Study;
-use qpipe_engine::manifest::{LoadOptions, load_plugins, load_study};
-use qpipe_engine::plan::{NodeState, PlanOptions, plan};
-use qpipe_engine::run::{FailureMode, NodeResult, RunOptions, RunOutcome, RunResult, metrics, run};
-use qpipe_engine::worker::files::Files;
-use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
+use qpipe_engine::plan::NodeState;
+use qpipe_engine::run::{FailureMode, RunOptions, RunOutcome, RunResult, metrics};
+use qpipe_engine::worker::{Limits, PluginCommand, PluginStage, WorkerError};
 use qpipe_sdk::{Cancel, ErrorClass, StageRegistry};
 
-fn plugins() -> PathBuf {
-    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("tests/plugins")
-}
+struct Lab(PluginLab);
 
-struct Lab {
-    dir: tempfile::TempDir,
-    store: Store,
-    machine: Machine,
+impl Deref for Lab {
+    type Target = PluginLab;
+
+    fn deref(&self) -> &PluginLab {
+        &self.0
+    }
 }
 
 impl Lab {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
-        for name in ["tally.py", "faulty.py"] {
-            fs::copy(plugins().join(name), dir.path().join(name)).unwrap();
-        }
-        Self { dir, store, machine }
-    }
-
-    fn file(&self, name: &str, text: &str) {
-        fs::write(self.dir.path().join(name), text).unwrap();
+        Self(PluginLab::new(&["tests/plugins/tally.py", "tests/plugins/faulty.py"]))
     }
 
     fn load(&self, text: &str) -> Result<(Study, StageRegistry), String> {
-        let (path, text) = (self.dir.path().join("lab.kdl"), format!("qpipe 1 name=lab\n{text}"));
-        let (options, none) = (LoadOptions::default(), StageRegistry::default());
-        let told = |errors: qpipe_engine::manifest::ManifestErrors| {
-            errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-        };
-        let registry = load_plugins(&path, &text, &options, &none, &self.machine, None).map_err(told)?;
-        let study = load_study(&path, &text, &options, &registry).map_err(told)?;
-        Ok((study, registry))
+        let registry = self.plugins(text, &StageRegistry::default(), None).map_err(told)?;
+        Ok((self.study(text, &registry).map_err(told)?, registry))
     }
 
     fn run_with(&self, study: &Study, registry: &StageRegistry, options: &RunOptions) -> RunResult {
-        let plan = plan(study, registry, &self.store, &PlanOptions::default()).unwrap();
-        run(study, &plan, registry, &self.store, options, &mut ())
+        self.run_study(study, registry, options).0
     }
 
     fn run(&self, text: &str) -> RunResult {
@@ -68,10 +49,10 @@ impl Lab {
         self.run_with(&study, &registry, &RunOptions::default())
     }
 
-    fn output(&self, result: &NodeResult, name: &str) -> String {
-        let files = Files::read(&self.store, &result.record().expect("done").outputs["out"].digest).unwrap();
-        let (_, entry) = files.entries().find(|(path, _)| path == Path::new(name)).unwrap();
-        String::from_utf8(self.store.read(&entry.digest).unwrap()).unwrap()
+    /// Why the first node must run.
+    fn why(&self, text: &str) -> Vec<String> {
+        let (study, registry) = self.load(text).unwrap();
+        why(&self.plan(&study, &registry).nodes[0].state)
     }
 
     /// A registry with the faulty plugin alone.
@@ -79,7 +60,7 @@ impl Lab {
         let plugin = PluginCommand {
             kind: "faulty".into(),
             command: Some("python3".into()),
-            file: Some(self.dir.path().join("faulty.py")),
+            file: Some(self.path("faulty.py")),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             limits,
             ..PluginCommand::default()
@@ -90,15 +71,12 @@ impl Lab {
     fn faulty_study(&self, registry: &StageRegistry, how: &[&str]) -> Study {
         let stage = |(at, how): (usize, &&str)| format!("faulty s{at} {{\n how \"{how}\"\n}}\n");
         let stages: String = how.iter().enumerate().map(stage).collect();
-        let text = format!("qpipe 1 name=lab\n{stages}");
-        load_study(&self.dir.path().join("f.kdl"), &text, &LoadOptions::default(), registry).unwrap()
+        self.study(&stages, registry).unwrap()
     }
 
     /// How a faulty stage fails.
     fn fault(&self, registry: &StageRegistry, how: &str) -> (ErrorClass, String) {
-        let result = self.run_with(&self.faulty_study(registry, &[how]), registry, &RunOptions::default());
-        let (_, class, message) = result.failures().next().expect("it fails");
-        (class, message.to_owned())
+        failure(&self.run_with(&self.faulty_study(registry, &[how]), registry, &RunOptions::default()))
     }
 }
 
@@ -154,7 +132,7 @@ fn a_plugin_s_stage_is_a_stage_like_any_other() {
     assert_eq!(hows(&lab.run(&TALLY.replace("top 2", "top 3")).nodes), "rr");
     lab.file("a.txt", "a b b a b c c");
     assert_eq!(hows(&lab.run(TALLY).nodes), "rc", "another text with the same table");
-    assert!(fs::read_dir(lab.dir.path().join("store/scratch")).unwrap().next().is_none());
+    assert!(fs::read_dir(lab.path("store/scratch")).unwrap().next().is_none());
 }
 
 #[test]
@@ -166,20 +144,12 @@ fn a_plugin_s_program_is_part_of_the_key() {
     lab.file("a.txt", "b a");
     lab.file("b.txt", "z");
     assert_eq!(hows(&lab.run(TALLY).nodes), "rr");
-    let script = fs::read_to_string(lab.dir.path().join("tally.py")).unwrap();
+    let script = fs::read_to_string(lab.path("tally.py")).unwrap();
     lab.file("tally.py", &script.replace("[a-z]+", "[a-z]"));
-    let (study, registry) = lab.load(TALLY).unwrap();
-    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
-    let NodeState::Miss { reasons, .. } = &planned.nodes[0].state else { panic!("a hit") };
-    assert_eq!(reasons[0].to_string(), "plugin `tally` changed: tally.py");
+    assert_eq!(lab.why(TALLY)[0], "plugin `tally` changed: tally.py");
     lab.file("tally.py", &script.replace("\"semantics\": 1", "\"semantics\": 2"));
-    let (study, registry) = lab.load(TALLY).unwrap();
-    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
-    let NodeState::Miss { reasons, .. } = &planned.nodes[0].state else { panic!("a hit") };
-    assert!(
-        reasons.iter().any(|r| r.to_string() == "semantics of `tally` raised from 1 to 2"),
-        "{reasons:?}"
-    );
+    let raised = lab.why(TALLY);
+    assert!(raised.contains(&"semantics of `tally` raised from 1 to 2".to_owned()), "{raised:?}");
 }
 
 #[test]
@@ -340,13 +310,12 @@ fn a_worker_s_word_on_keys_and_needs_is_heard() {
     let stage = registry.get("faulty").unwrap();
     let params = &study.nodes[0].params;
     assert_eq!(stage.resources(params, 0).memory, 5 << 30);
-    let planned = plan(&study, &registry, &lab.store, &PlanOptions::default()).unwrap();
+    let planned = lab.plan(&study, &registry);
     let NodeState::Miss { doc, .. } = &planned.nodes[0].state else { panic!("a hit") };
     assert_eq!(doc.numerics.as_deref(), Some("abacus"));
     assert!(doc.inputs.contains_key("source:told:self"), "{:?}", doc.inputs);
-    let text = "qpipe 1 name=lab\nfaulty a {\n how badly\n}";
-    let errors = load_study(Path::new("/x.kdl"), text, &LoadOptions::default(), &registry).unwrap_err();
-    assert_eq!(errors.errors()[0].to_string(), "`a.how`: not like this");
+    let errors = lab.study("faulty a {\n how badly\n}", &registry).unwrap_err();
+    assert_eq!(told(errors), "`a.how`: not like this");
 }
 
 #[test]

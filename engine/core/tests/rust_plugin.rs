@@ -3,22 +3,28 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod plugin_lab;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use qpipe_cache::{KeyDoc, Store};
+use plugin_lab::PluginLab;
+use qpipe_cache::KeyDoc;
 use qpipe_engine::conformance::{self, Outcome as Found, Rule, Samples, Setup, Subject};
-use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerCommand, Workers, isolate};
+use qpipe_engine::worker::{Limits, PluginCommand, PluginStage, WorkerCommand, Workers, isolate};
 use qpipe_sdk::files::Files;
+use qpipe_sdk::metrics;
 use qpipe_sdk::protocol::transport;
 use qpipe_sdk::{
     ArtifactKind, Cancel, Context, Determinism, EventSink, Metric, NodeSpec, Outcome, OutputFile, ParamSpec,
-    ParamType, Params, Schema, Stage, StageError, StageEvent, StageRegistry, StageSpec, UnitOutput, Value,
+    ParamType, Params, PortSpec, Schema, Stage, StageError, StageEvent, StageRegistry, StageSpec, UnitOutput,
+    Value,
 };
 use serde_json::json;
 
@@ -73,6 +79,39 @@ impl Stage for Parts {
     }
 }
 
+/// Tells the sum of the numbers that another stage tells.
+struct Sum(StageSpec);
+
+impl Sum {
+    fn new() -> Self {
+        let kind = ArtifactKind::new(ArtifactKind::METRICS);
+        let of = PortSpec { name: "of", doc: "The numbers.", kind: kind.clone(), required: true };
+        Self(StageSpec {
+            kind: "sum",
+            semantics: 1,
+            doc: "Adds numbers.",
+            inputs: vec![of],
+            output: kind,
+            schema: Schema::new(Vec::new()),
+            determinism: Determinism::Exact,
+        })
+    }
+}
+
+impl Stage for Sum {
+    fn spec(&self) -> &StageSpec {
+        &self.0
+    }
+
+    fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {
+        let read = ctx.measured("of")?;
+        let doc = KeyDoc::new("sum/unit", 1).input("of", ctx.input("of")?.digest);
+        ctx.unit("sum", &doc, || Ok(UnitOutput::default()))?;
+        let sum = read.metrics.iter().map(|metric| metric.value).sum();
+        Outcome::of_metrics(ctx.store, "sum", vec![Metric::new("sum", sum, "", qpipe_sdk::Better::Neither)])
+    }
+}
+
 /// Standard output belongs to the test harness until then.
 #[test]
 #[ignore = "the plugin of the tests below"]
@@ -80,7 +119,7 @@ fn plugin() {
     let output = File::options().write(true).open("/dev/fd/3").unwrap();
     rustix::stdio::dup2_stdout(&output).unwrap();
     drop(output);
-    let _status = qpipe_sdk::plugin::main(vec![Box::new(Parts::new())]);
+    let _status = qpipe_sdk::plugin::main(vec![Box::new(Parts::new()), Box::new(Sum::new())]);
 }
 
 /// What a shell is told to start the plugin.
@@ -91,23 +130,27 @@ fn args() -> Vec<String> {
     args.map(str::to_owned).into()
 }
 
-struct Lab {
-    dir: tempfile::TempDir,
-    store: Store,
-    machine: Machine,
+struct Lab(PluginLab);
+
+impl Deref for Lab {
+    type Target = PluginLab;
+
+    fn deref(&self) -> &PluginLab {
+        &self.0
+    }
 }
 
 impl Lab {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
-        Self { dir, store, machine }
+        Self(PluginLab::new(&[]))
     }
 
     fn stage(&self) -> PluginStage {
-        let (kind, command) = ("parts".to_owned(), Some("sh".to_owned()));
+        self.stage_of("parts")
+    }
+
+    fn stage_of(&self, kind: &str) -> PluginStage {
+        let (kind, command) = (kind.to_owned(), Some("sh".to_owned()));
         let command = PluginCommand { kind, command, args: args(), ..PluginCommand::default() };
         PluginStage::start(&command, &self.machine).unwrap()
     }
@@ -159,6 +202,26 @@ fn a_plugin_in_rust_passes_every_rule() {
     for rule in Rule::ALL {
         assert!(report.checks.iter().any(|check| check.rule == rule), "{rule:?}\n{}", report.text());
     }
+}
+
+#[test]
+fn metrics_are_read_and_made() {
+    let lab = Lab::new();
+    let numbers = [0.5, f64::INFINITY].map(|value| Metric::new("a", value, "", qpipe_sdk::Better::Lower));
+    let given = metrics::keep(&lab.store, "given", &numbers).unwrap();
+    let ctx = Context {
+        params: &Params::default(),
+        inputs: &BTreeMap::from([("of".to_owned(), given)]),
+        sources: &BTreeMap::new(),
+        store: &lab.store,
+        events: &(),
+        cancel: &Cancel::default(),
+        device: "cpu",
+        doc: None,
+    };
+    let (here, there) = (Sum::new().run(&ctx).unwrap(), lab.stage_of("sum").run(&ctx).unwrap());
+    assert_eq!((&here.artifact, &here.metrics), (&there.artifact, &there.metrics));
+    assert!(there.metrics[0].value.is_infinite());
 }
 
 #[test]

@@ -41,7 +41,7 @@ import typing
 from pathlib import Path
 
 __all__ = [
-    "Blob", "Cancelled", "ConfigError", "Input", "Job", "OutOfDeviceMemory", "OutOfHostMemory", "StageError",
+    "Blob", "Cancelled", "ConfigError", "Input", "Job", "Metric", "OutOfDeviceMemory", "OutOfHostMemory", "StageError",
     "Tensor", "TransientError", "main", "param", "port", "read_safetensors", "stage", "write_safetensors",
 ]
 __version__ = "0.2.0"
@@ -106,7 +106,7 @@ class _Port:
 
 
 def port(kind, doc, *, required=True):
-    """What a stage reads of another: `files` of a command or plugin, `model`, `evaluation`, …"""
+    """What a stage reads of another: `files` of a command or plugin, `model`, `evaluation`, …; or the `metrics` of any."""
     return _Port(kind, doc, required)
 
 
@@ -130,7 +130,7 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
     """Makes a function of a job and its parameters a stage type, described by the function's docstring.
 
     outputs: what it makes, each a file or a folder, with what it holds; or
-    output: the kind of its one document, `out`.
+    output: the kind of its one document, `out`; or `metrics`: what it tells is what it makes.
     semantics: raised whenever equal inputs may give other outputs than before.
     determinism: `exact` (equal inputs, equal bytes), `seeded`, or `measurement`, which needs `numerics`.
     check(params): rules that one parameter alone cannot state, as pairs of a parameter's name and what is wrong. The answer
@@ -160,7 +160,7 @@ def stage(kind, *, outputs=None, output=None, inputs=None, semantics=1, determin
             "nodes": _nodes(params, kind),
             "keyed_by": "machine" if numerics else "params" if check else "nothing",
         }
-        files = tuple(outputs) if outputs is not None else ("out",)
+        files = tuple(outputs) if outputs is not None else () if output == "metrics" else ("out",)
         _STAGES[kind] = _Stage(kind, function, params, description, files, check, numerics, estimate)
         return function
 
@@ -281,6 +281,45 @@ class Blob:
 
 
 @dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number that another stage told. `paired`: how it differs from another model's on the same items, as the protocol has
+    it."""
+    name: str
+    value: float
+    unit: str = ""
+    better: str = "neither"
+    n: typing.Optional[int] = None
+    stderr: typing.Optional[float] = None
+    low: typing.Optional[float] = None
+    high: typing.Optional[float] = None
+    trivial: typing.Optional[float] = None
+    paired: typing.Optional[dict] = None
+    headline: bool = False
+
+    @classmethod
+    def _of(cls, told):
+        real = lambda value: None if value is None else float(value)
+        low, high = told.get("range") or (None, None)
+        # what is not finite is spelled out
+        paired = {k: float(v) if isinstance(v, str) and k != "port" else v for k, v in (told.get("paired") or {}).items()}
+        return cls(told["name"], float(told["value"]), told.get("unit", ""), told.get("better", "neither"), told.get("n"),
+                   real(told.get("stderr")), real(low), real(high), real(told.get("trivial")), paired or None,
+                   told.get("headline", False))
+
+
+class _Metrics(dict):
+    """Metrics by name. One that is not there is the study's fault: it connects a stage that tells others."""
+
+    def __init__(self, stage, told):
+        super().__init__((one["name"], Metric._of(one)) for one in told)
+        self.stage = stage
+
+    def __missing__(self, name):
+        known = ", ".join(f"`{one}`" for one in self)
+        raise ConfigError(f"`{self.stage}` tells no metric `{name}`, {f'only {known}' if known else 'none'}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Input:
     """What another stage made. Of `files`, `path` is a folder, and the job's to change; of any other kind it is the root
     document, which must only be read, as must all that it refers to (`refs`)."""
@@ -296,6 +335,11 @@ class Input:
     def json(self):
         """The root document."""
         return json.loads(self.path.read_text(encoding="utf-8"))
+
+    def metrics(self):
+        """Of `metrics`: what the other stage told, a `Metric` by name. `stage` of it is the stage's type."""
+        document = self.json()
+        return _Metrics(document["stage"], document["metrics"])
 
     def blob(self, digest):
         """The file of a digest in the document."""
@@ -395,11 +439,14 @@ class Job:
 
     def _declared(self, name):
         if name not in self._stage.files:
+            if not self._stage.files:
+                raise StageError(f"`{self._stage.kind}` makes what it tells, and no output `{name}`")
             raise StageError(f"`{self._stage.kind}` declares no output `{name}`, only {', '.join(self._stage.files)}")
 
     def _blob(self, name):
         if self._stage.files != ("out",):
-            raise StageError(f"`{self._stage.kind}` makes files, not a document with blobs")
+            what = "files" if self._stage.files else "what it tells"
+            raise StageError(f"`{self._stage.kind}` makes {what}, not a document with blobs")
         return f"blob:{name}"
 
     def _place(self, file):
@@ -749,7 +796,7 @@ def _appended(path):
 
 
 def _try(args):
-    """`KIND NAME=VALUE … [--input PORT=FOLDER] --out FOLDER`: runs a stage, and prints what it tells."""
+    """`KIND NAME=VALUE … [--input PORT=PATH] --out FOLDER`: runs a stage, and prints what it tells."""
     if not args or args[0] not in _STAGES:
         sys.exit(_usage())
     stage, values, inputs, out = _STAGES[args[0]], {}, {}, None
@@ -759,7 +806,8 @@ def _try(args):
             out = Path(next(rest)).resolve()
         elif word == "--input":
             name, path = next(rest).split("=", 1)
-            inputs[name] = {"kind": "files", "digest": "", "path": str(Path(path).resolve())}
+            kinds = {one["name"]: one["kind"] for one in stage.description["inputs"]}
+            inputs[name] = {"kind": kinds.get(name, "files"), "digest": "", "path": str(Path(path).resolve())}
         else:
             name, text = word.split("=", 1)
             values[name] = text
@@ -776,7 +824,7 @@ def _try(args):
 
 def _usage():
     lines = [f"A plugin of qpipe, which speaks with an engine on its standard input and output (qpipe_stage {__version__}).",
-             f"Without one: {Path(sys.argv[0]).name} --try STAGE NAME=VALUE … [--input PORT=FOLDER] --out FOLDER"]
+             f"Without one: {Path(sys.argv[0]).name} --try STAGE NAME=VALUE … [--input PORT=PATH] --out FOLDER"]
     for stage in _STAGES.values():
         lines += ["", f"{stage.kind}: {stage.description['doc'].splitlines()[0]}"]
         for node in stage.description["nodes"]:

@@ -10,6 +10,7 @@
 //! | [`spec`] | [`StageSpec`], ports, artifact kinds, determinism classes |
 //! | [`stage`] | the [`Stage`] trait, its [`Context`] and [`Outcome`] |
 //! | [`metric`] | [`Metric`]: one measured number with unit, count and spread |
+//! | [`metrics`] | [`metrics::Measured`]: what a stage told, as a record keeps it and another stage reads it |
 //! | [`event`] | what a running stage tells: progress, units, logs; and the request to stop |
 //! | [`files`] | the `files` artifact: named files and folders |
 //! | [`generation`] | what a stage that generates text leaves for people |
@@ -24,6 +25,7 @@ pub mod files;
 pub mod generation;
 mod intern;
 pub mod metric;
+pub mod metrics;
 pub mod plugin;
 pub mod protocol;
 pub mod resources;

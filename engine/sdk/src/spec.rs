@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::Schema;
 
-/// The kind of an artifact; ports connect only equal kinds.
+/// The kind of an artifact; ports connect only equal kinds. A port of the kind [`METRICS`](Self::METRICS) connects to any
+/// stage: it gets what that stage told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ArtifactKind(pub String);
@@ -15,6 +16,8 @@ impl ArtifactKind {
     pub const BENCHMARK: &'static str = "benchmark";
     /// Generated texts: [`crate::generation`].
     pub const GENERATION: &'static str = "generation";
+    /// Metrics of a stage: [`crate::metrics`].
+    pub const METRICS: &'static str = "metrics";
     /// Named files and folders, as commands and plugins make them.
     pub const FILES: &'static str = "files";
 

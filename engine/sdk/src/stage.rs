@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::StageError;
 use crate::event::{Cancel, EventSink, StageEvent};
 use crate::metric::Metric;
+use crate::metrics::Measured;
 use crate::protocol::{KeyedBy, OutputFile};
 use crate::resources::Resources;
 use crate::spec::{ArtifactKind, StageSpec};
@@ -39,6 +40,13 @@ impl Artifact {
 pub struct Outcome {
     pub artifact: Artifact,
     pub metrics: Vec<Metric>,
+}
+
+impl Outcome {
+    /// That of a stage whose artifact is of the kind [`ArtifactKind::METRICS`]: what it has told.
+    pub fn of_metrics(store: &Store, stage: &str, metrics: Vec<Metric>) -> Result<Self, StageError> {
+        Ok(Self { artifact: crate::metrics::keep(store, stage, &metrics)?, metrics })
+    }
 }
 
 /// Something outside the study that a stage reads: the engine hashes it (its digest enters the key), stores or
@@ -175,6 +183,12 @@ impl Context<'_> {
     /// The artifact at a required port.
     pub fn input(&self, port: &str) -> Result<&Artifact, StageError> {
         self.inputs.get(port).ok_or_else(|| StageError::Bug(format!("port `{port}` is not connected")))
+    }
+
+    /// What the stage at a required port of the kind [`ArtifactKind::METRICS`] has told.
+    pub fn measured(&self, port: &str) -> Result<Measured, StageError> {
+        let bytes = self.store.read(&self.input(port)?.digest)?;
+        Measured::read(&bytes).map_err(|error| StageError::Config(format!("input `{port}`: {error}")))
     }
 
     /// The digest of a source.

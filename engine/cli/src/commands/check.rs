@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qpipe_engine::report::counted;
 use qpipe_sdk::StageRegistry;
 
 use super::study;
@@ -17,7 +18,7 @@ pub(super) fn check(
     printer: &mut Printer,
 ) -> Result<Exit, CliError> {
     let study = study::load(registry, args, study::store(store).as_ref())?.study;
-    let (cells, nodes) = (study.cells.len(), study.nodes.len());
-    printer.human(&format!("ok: study `{}` has {cells} cells and {nodes} nodes", study.name));
+    let (cells, nodes) = (counted(study.cells.len(), "cell"), counted(study.nodes.len(), "node"));
+    printer.human(&format!("ok: study `{}` has {cells} and {nodes}", study.name));
     Ok(Exit::Ok)
 }

@@ -1,17 +1,19 @@
 //! A plugin's process and the lines it exchanges, raw: what the engine would refuse is looked at, not believed.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use qpipe_sdk::protocol::{LineError, MINOR, PROTOCOL, Reply, decode, read_line};
+use qpipe_sdk::protocol::{MINOR, PROTOCOL};
 use serde_json::{Value, json};
 
+use super::listen::listen;
 use super::strays;
-use crate::worker::launch::{Group, Launch, LaunchError, ending, tail};
+use crate::worker::launch::{Group, Launch, LaunchError, ending};
+use crate::worker::log::Log;
 use crate::worker::scratch::Scratch;
 use crate::worker::{Limits, Machine, WorkerError};
 
@@ -22,8 +24,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(5);
 /// How many messages may wait to be heard.
 const BACKLOG: usize = 4096;
-/// How many lines may be no messages before nothing more is read.
-const MAX_NOISE: usize = 1000;
+/// How many lines of its log are shown.
+const LINES: usize = 12;
 
 /// A field that no version of the protocol has.
 pub(super) const UNKNOWN: &str = "x-conformance";
@@ -81,6 +83,9 @@ pub(super) enum NoAnswer {
     Silent { after: Duration },
     #[error("{0}")]
     Lost(String),
+    /// As `cat` does.
+    #[error("it writes back what it is told: it does not speak qstage")]
+    Echo,
     #[error("it answered with an error ({class}): {message}")]
     Error { class: String, message: String },
     #[error("{0}")]
@@ -96,6 +101,13 @@ pub(super) struct Driver {
     limits: Limits,
     findings: Shared,
     next_id: u64,
+    /// What it was asked last.
+    asked: Value,
+    /// What it writes to standard error, and how much of that it had written when it was asked.
+    log: Log,
+    logged: u64,
+    /// Whether it has said a message.
+    has_spoken: bool,
     /// Why nothing that it says is read any more.
     deaf: Option<String>,
 }
@@ -111,6 +123,7 @@ impl Starter<'_> {
             folder: home,
             stderr: folder.path().join("stderr"),
         };
+        let log = Log::new(launch.stderr.clone());
         let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
         let (their_input, mut our_output) = io::pipe().map_err(failed)?;
         let (our_input, their_output) = io::pipe().map_err(failed)?;
@@ -129,6 +142,10 @@ impl Starter<'_> {
             limits: self.limits,
             findings: Arc::clone(&self.findings),
             next_id: 1,
+            asked: Value::Null,
+            log,
+            logged: 0,
+            has_spoken: false,
             deaf: None,
         })
     }
@@ -144,7 +161,9 @@ impl Driver {
         matches!(self.group.ended(), Ok(None))
     }
 
+    /// The id of a new question or job. What it wrote to its log before is about something else.
     pub(super) fn id(&mut self) -> u64 {
+        self.logged = self.log.len();
         self.next_id += 1;
         self.next_id - 1
     }
@@ -160,8 +179,9 @@ impl Driver {
     pub(super) fn hear(&mut self, within: Duration) -> Option<Heard> {
         match self.heard.recv_timeout(within) {
             Ok(heard) => {
-                if let Heard::End(Some(why)) = &heard {
-                    self.deaf = Some(why.clone());
+                match &heard {
+                    Heard::Said { .. } => self.has_spoken = true,
+                    Heard::End(why) => self.deaf.clone_from(why),
                 }
                 Some(heard)
             }
@@ -179,14 +199,16 @@ impl Driver {
             "engine": concat!("qpipe ", env!("CARGO_PKG_VERSION")),
             "heartbeat_ms": u64::try_from(self.limits.heartbeat.as_millis()).unwrap_or(u64::MAX),
         });
-        self.send(&with(hello, more));
+        self.asked = with(hello, more);
+        self.send(&self.asked);
         self.answer("hello", None, self.limits.hello)
     }
 
     /// Asks a question, an object with its `type`, under a new id; the answer, of type `answer`.
     pub(super) fn ask(&mut self, question: &Value, answer: &str) -> Result<Said, NoAnswer> {
         let id = self.id();
-        self.send(&with(question.clone(), &json!({ "id": id })));
+        self.asked = with(question.clone(), &json!({ "id": id }));
+        self.send(&self.asked);
         self.answer(answer, Some(id), self.limits.answer)
     }
 
@@ -199,6 +221,7 @@ impl Driver {
                 None => continue,
             };
             match said.kind.as_str() {
+                _ if said.value == self.asked => return Err(NoAnswer::Echo),
                 "heartbeat" if id.is_some() => {}
                 "error" if said.id().is_none() || said.id() == id => {
                     let text = |field| said.text(field).unwrap_or("?").to_owned();
@@ -231,8 +254,16 @@ impl Driver {
             std::thread::sleep(Duration::from_millis(2));
         }
         let ended = if self.lives() { "it hung up without ending".into() } else { self.ending() };
-        let said = tail(&self.folder.path().join("stderr"));
-        if said.is_empty() { ended } else { format!("{ended}\n{said}") }
+        let last_words = |lines: &[String]| lines.split_at(lines.len().saturating_sub(LINES)).1.join("\n");
+        let (before, said) = (self.log.since(0), self.log.since(self.logged));
+        match (said.as_slice(), before.as_slice()) {
+            ([], []) if !self.has_spoken => format!("it said nothing, and {ended}"),
+            ([], []) => ended,
+            ([], before) => {
+                format!("{ended}; before it was asked this, it had written:\n{}", last_words(before))
+            }
+            (said, _) => format!("{ended}\n{}", last_words(said)),
+        }
     }
 
     fn ending(&mut self) -> String {
@@ -276,51 +307,4 @@ pub(super) fn with(mut value: Value, more: &Value) -> Value {
         fields.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
     value
-}
-
-/// Reads until it hangs up, nobody listens, or it writes what has no end.
-fn listen(mut input: impl BufRead, sender: &SyncSender<Heard>, findings: &Shared) {
-    let (mut line, mut count) = (Vec::new(), 0);
-    let mut noise = |why: &str| {
-        findings.lock().unwrap_or_else(PoisonError::into_inner).noise.push(why.to_owned());
-        count += 1;
-        count < MAX_NOISE
-    };
-    loop {
-        let heard = match read_line(&mut input, &mut line) {
-            Ok(true) => match understood(&line) {
-                Ok(heard) => heard,
-                Err(why) if noise(&why) => continue,
-                Err(_) => Heard::End(Some(format!("{MAX_NOISE} lines are no messages"))),
-            },
-            Ok(false) => Heard::End(None),
-            Err(error) => {
-                noise(&error.to_string());
-                Heard::End(Some(error.to_string()))
-            }
-        };
-        let last = matches!(heard, Heard::End(_));
-        if sender.send(heard).is_err() || last {
-            return;
-        }
-    }
-}
-
-/// The message of a line, or why it is none.
-fn understood(line: &[u8]) -> Result<Heard, String> {
-    if std::str::from_utf8(line).is_err() {
-        return Err(format!("a line is not UTF-8: `{}`", String::from_utf8_lossy(line).escape_debug()));
-    }
-    let flaw = match decode::<Reply>(line) {
-        Ok(_) => None,
-        Err(LineError::Malformed { name, reason }) => {
-            Some(format!("the message `{name}` is malformed: {reason}"))
-        }
-        Err(error) => return Err(error.to_string()),
-    };
-    let value: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    let kind = value.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    // an output may be named by its unit, in place of a path
-    let flaw = flaw.filter(|_| !(kind == "artifact" && value.get("unit").is_some_and(Value::is_string)));
-    Ok(Heard::Said { said: Said { kind, value }, flaw })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use qpipe_cache::{Digest, Store};
 use qpipe_sdk::protocol::Described;
-use qpipe_sdk::{Artifact, Context};
+use qpipe_sdk::{Artifact, ArtifactKind, Context, metrics};
 use serde_json::{Value, json};
 
 use super::report::{Tried, failed};
@@ -65,11 +65,12 @@ pub(super) fn collect(
     units: &Units,
 ) -> Tried<Artifact> {
     let files = &described.files;
+    let is_measured = described.spec.output.0 == ArtifactKind::METRICS;
     let mut outputs = BTreeMap::new();
     for said in work.said("artifact") {
         let name = said.text("name").unwrap_or_default();
         let is_declared = match files.as_slice() {
-            [] => name == ROOT || name.starts_with(BLOB),
+            [] => !is_measured && (name == ROOT || name.starts_with(BLOB)),
             files => files.iter().any(|file| file.name == name),
         };
         if !is_declared {
@@ -86,6 +87,9 @@ pub(super) fn collect(
     }
     if let Some(file) = files.iter().find(|file| file.required && !outputs.contains_key(&file.name)) {
         return failed(format!("output `{}` was not announced, and is required", file.name));
+    }
+    if is_measured {
+        return metrics::keep(ctx.store, described.spec.kind, &work.told()?).or_else(failed);
     }
     if files.is_empty() {
         let outputs = outputs.into_iter().map(|(name, path)| (name, Made::Path(path))).collect();

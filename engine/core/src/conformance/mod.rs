@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`report`] | the rules, and what came of each |
-//! | `driver` | a process of the program, and its lines, raw |
+//! | `driver`, `listen` | a process of the program, and its lines, raw |
 //! | `strays` | processes that outlive it |
 //! | [`samples`] | parameters and inputs for a job |
 //! | `bench` | what the checks share: the process at hand, the store, folders |
@@ -21,6 +21,7 @@ mod bench;
 mod driver;
 mod job;
 mod keys;
+mod listen;
 mod made;
 mod program;
 pub mod report;

@@ -1,12 +1,13 @@
 //! Parameters and inputs for a job of a stage type that nobody here knows: made from what it declares, or given.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use qpipe_cache::{Digest, Store};
+use qpipe_sdk::metrics::{self, Measured};
 use qpipe_sdk::protocol::wire::params_from_json;
-use qpipe_sdk::{Artifact, ArtifactKind, NodeForm, ParamType, Params, StageSpec};
+use qpipe_sdk::{Artifact, ArtifactKind, Better, Metric, NodeForm, ParamType, Params, StageSpec};
 use serde_json::Value as Json;
 
 use super::program::Told;
@@ -22,7 +23,7 @@ pub struct Samples<'a> {
     pub sets: Vec<(String, String)>,
     /// Files for parameters.
     pub files: Vec<(String, PathBuf)>,
-    /// Folders for inputs of kind `files`, by port.
+    /// Folders for inputs of kind `files` and documents for those of kind `metrics`, by port.
     pub inputs: Vec<(String, PathBuf)>,
     /// Artifacts of other kinds, which lie in the store of the test.
     pub provider: &'a mut Provider<'a>,
@@ -114,6 +115,7 @@ impl Samples<'_> {
             let given = self.inputs.iter().find(|(name, _)| name == port.name).map(|(_, folder)| folder);
             let artifact = match (given, port.kind.0.as_str()) {
                 (Some(folder), ArtifactKind::FILES) => of_folder(store, folder)?,
+                (Some(file), ArtifactKind::METRICS) => of_metrics(store, file)?,
                 (Some(_), kind) => {
                     return failed(format!("`{}` takes {kind}; a folder is of kind `files`", port.name));
                 }
@@ -123,6 +125,10 @@ impl Samples<'_> {
                     fs::create_dir_all(&made).or_else(failed)?;
                     fs::write(made.join(port.name), text_for(spec.kind, port.name)).or_else(failed)?;
                     of_folder(store, &made)?
+                }
+                (None, ArtifactKind::METRICS) => {
+                    let some = Metric::new("sample", 0.5, "", Better::Higher).n(2).stderr(0.1).headline();
+                    metrics::keep(store, "sample", &[some]).or_else(failed)?
                 }
                 (None, kind) => match (self.provider)(kind) {
                     Some(artifact) => artifact,
@@ -184,6 +190,14 @@ fn of_folder(store: &Store, folder: &Path) -> Tried<Artifact> {
     }
     let files = Files::collect(store, folder, names.iter().map(|name| (name.as_str(), name.as_str())));
     files.or_else(failed)?.commit(store).or_else(failed)
+}
+
+/// The `metrics` artifact that a file holds.
+fn of_metrics(store: &Store, file: &Path) -> Tried<Artifact> {
+    let wrong = |error: &dyn fmt::Display| Outcome::Failed(format!("`{}`: {error}", file.display()));
+    let bytes = fs::read(file).map_err(|error| wrong(&error))?;
+    Measured::read(&bytes).map_err(|error| wrong(&error))?;
+    Ok(Artifact::single(ArtifactKind::METRICS, store.put_bytes(&bytes).or_else(failed)?))
 }
 
 /// The JSON of a word of the command line. What is none of its type is refused with the rest.

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use qpipe_sdk::Metric;
+use qpipe_sdk::protocol::wire::WireMetric;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::driver::{Driver, Heard, Said, with};
@@ -181,6 +184,12 @@ impl Work {
             }
         }
         Ok(())
+    }
+
+    /// Its metrics, as the engine takes them in.
+    pub(super) fn told(&self) -> Tried<Vec<Metric>> {
+        let metric = |said: &Said| WireMetric::deserialize(&said.value).map(Metric::from).or_else(failed);
+        self.said("metric").map(metric).collect()
     }
 
     pub(super) fn metrics(&self) -> Tried<()> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use miette::LabeledSpan;
 use petgraph::graph::{DiGraph, NodeIndex};
-use qpipe_sdk::ParamType;
+use qpipe_sdk::{ArtifactKind, ParamType};
 
 use super::defaults::Defaults;
 use super::document::{Document, declared_name};
@@ -225,7 +225,8 @@ impl<'r> Template<'r> {
     fn link(&self, link: &PortUse, expected: String, errors: &mut Errors) -> Option<Link> {
         let producer = self.find(&link.stage, link.span, errors)?;
         let found = self.stages[producer].spec().output.to_string();
-        if found == expected {
+        // every stage has metrics
+        if found == expected || expected == ArtifactKind::METRICS {
             return Some(Link { port: link.port, producer, span: link.span });
         }
         let fitting = |stage: &&StageDecl<'_>| stage.spec().output.0 == expected;

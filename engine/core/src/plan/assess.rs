@@ -8,13 +8,12 @@ use std::path::Path;
 use qpipe_cache::{
     ActionKey, ActionRecord, Answer, Digest, Found, KeyDoc, KeyValue, OutputRecord, RECORD_SCHEMA, Store,
 };
-use qpipe_sdk::{Schema, Source, SourceData, Stage, StageError, StageRegistry, Value};
+use qpipe_sdk::{Schema, Source, SourceData, Stage, StageError, StageRegistry, Value, metrics};
 
 use super::OUTPUT;
 use super::error::NodeError;
 use super::reason::{MissReason, SOURCE_PREFIX, differences};
 use crate::graph::{Node, NodeId, Study};
-use crate::run::metrics;
 
 /// Whether to run what the cache already holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

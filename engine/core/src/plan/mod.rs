@@ -10,7 +10,7 @@
 //! |---|---|
 //! | stage kind and semantics version | stage names, labels, cells |
 //! | effective parameters of the schema | parameters that only locate (`in_key` false), paths of files |
-//! | content digest per connected input port | which node it came from |
+//! | content digest per connected input port; of a port of the kind `metrics`, of the metrics | which node it came from |
 //! | content digest per source, as `source:NAME` | modification times |
 //! | the stage's numerics class, if it states one | device ordinals, thread counts |
 //! | a plugin's files, or its `semantics` in their place | where they are |
@@ -19,6 +19,7 @@ mod assess;
 mod doc;
 mod error;
 mod fetch;
+mod input;
 mod reason;
 mod walk;
 

@@ -6,7 +6,6 @@ use qpipe_cache::{ActionKey, Answer, Digest, Found, KeyDoc, Store};
 use qpipe_sdk::StageRegistry;
 use rayon::prelude::*;
 
-use super::OUTPUT;
 use super::assess::{Assessor, Force, NodeState};
 use super::error::{NodeError, PlanError};
 use crate::graph::{NodeId, Study};
@@ -97,7 +96,7 @@ fn prepare(
     for (port, from) in node.inputs.iter() {
         match before[from.0].as_ref().map(|planned| &planned.state) {
             Some(NodeState::Hit(record)) => {
-                inputs.insert(port.to_owned(), record.outputs[OUTPUT].digest);
+                inputs.insert(port.to_owned(), assessor.input_digest(node, port, record));
             }
             // a node without a state has an error of its own, which is told in place of the plan
             Some(NodeState::Miss { .. } | NodeState::Pending { .. }) | None => {

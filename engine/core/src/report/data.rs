@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use qpipe_sdk::Better;
+use qpipe_sdk::protocol::wire::Number;
 use serde::{Serialize, Serializer};
 
 use super::table::{Column, Entry, Row, StageEnd, StudyTable, TABLE_SCHEMA};
-use crate::run::metrics::Number;
 
 const HEADER: [&str; 21] = [
     "cell",

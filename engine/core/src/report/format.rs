@@ -6,6 +6,11 @@ const EQUAL: &str = "=";
 const BINARY: [(&str, f64); 4] =
     [("TiB", 1_099_511_627_776.0), ("GiB", 1_073_741_824.0), ("MiB", 1_048_576.0), ("KiB", 1024.0)];
 
+/// A count of things: `1 cell`, `2 cells`.
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A value with its unit where the unit scales: `12.50 MiB`, `3.20 s`, `1534`, `0.6123`.
 pub fn quantity(value: f64, unit: &str) -> String {
     scaled(value, value, unit)
@@ -81,6 +86,11 @@ pub fn duration(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thing_is_not_several() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "cell")), ["0 cells", "1 cell", "2 cells"]);
+    }
 
     #[test]
     fn values_read_by_unit() {

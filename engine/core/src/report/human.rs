@@ -5,7 +5,7 @@ use std::io::Write;
 
 use qpipe_sdk::StageEvent;
 
-use super::format::duration;
+use super::format::{counted, duration};
 use super::progress::Progress;
 use crate::run::{How, RunEvent, RunEventKind, RunObserver};
 
@@ -132,7 +132,8 @@ impl<W: Write> HumanReporter<W> {
         }
         let failed = if self.failed > 0 { format!(" · {} failed", self.failed) } else { String::new() };
         let elapsed = duration(now_ms.saturating_sub(self.started_ms));
-        lines.push(format!("{} of {} nodes{failed} · {running} running · {elapsed}", self.ended, self.nodes));
+        let nodes = counted(self.nodes, "node");
+        lines.push(format!("{} of {nodes}{failed} · {running} running · {elapsed}", self.ended));
         lines
     }
 
@@ -160,7 +161,8 @@ impl<W: Write> HumanReporter<W> {
         }
         match &event.kind {
             RunEventKind::RunStarted { study, cells, nodes, .. } => {
-                self.log(&format!("study `{study}`: {cells} cells, {nodes} nodes"));
+                let (cells, nodes) = (counted(*cells, "cell"), counted(*nodes, "node"));
+                self.log(&format!("study `{study}`: {cells}, {nodes}"));
             }
             RunEventKind::NodeStarted { node, label, why, .. } => {
                 self.units.remove(node);
@@ -199,7 +201,7 @@ impl<W: Write> HumanReporter<W> {
     fn tell_cached(&mut self) {
         let cached = std::mem::take(&mut self.cached);
         if cached > 0 {
-            self.log(&format!("cached  {cached} of {} nodes", self.nodes));
+            self.log(&format!("cached  {cached} of {}", counted(self.nodes, "node")));
         }
     }
 

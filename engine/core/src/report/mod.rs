@@ -15,7 +15,7 @@ mod table;
 mod text;
 
 pub use data::{TableDoc, csv};
-pub use format::{duration, quantity};
+pub use format::{counted, duration, quantity};
 pub use human::{HumanReporter, Style};
 pub use paired::Comparison;
 pub use progress::Progress;

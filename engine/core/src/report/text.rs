@@ -5,6 +5,7 @@ use std::fmt::Write;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use super::format::counted;
 use super::grid::{Grid, Text};
 use super::table::StudyTable;
 
@@ -57,7 +58,8 @@ impl Overview {
             None => in_parts(&self.grid, width),
         };
         if self.more > 0 {
-            let _ = writeln!(out, "… and {} more cells: the tables of the run's record have all", self.more);
+            let cells = counted(self.more, "more cell");
+            let _ = writeln!(out, "… and {cells}: the tables of the run's record have all");
         }
         for note in &self.grid.notes {
             let _ = writeln!(out, "{note}");

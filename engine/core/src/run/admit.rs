@@ -150,6 +150,7 @@ impl Dispatcher<'_> {
             force: self.assessor.force.applies(id),
             doc: candidate.doc,
             inputs: candidate.inputs,
+            documents: self.documents(id),
         };
         let why = candidate.reasons.iter().map(|r| r.explain(self.assessor.study, study_node)).collect();
         self.emit(RunEventKind::NodeStarted { node, label, key: job.doc.key().to_string(), why });

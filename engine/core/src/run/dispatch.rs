@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
 use qpipe_cache::{ActionRecord, KeyDoc, Store};
-use qpipe_sdk::{Artifact, ArtifactKind, Cancel, ErrorClass, StageError, StageRegistry, stage::unix_ms};
+use qpipe_sdk::{Artifact, Cancel, ErrorClass, StageError, StageRegistry, stage::unix_ms};
 
 use super::admit::Candidate;
 use super::event::{EVENTS_SCHEMA, RunEvent, RunEventKind, RunObserver};
@@ -18,8 +18,8 @@ use super::retry::Tries;
 use super::select::needed;
 use super::slots::Pool;
 use super::watch::{Running, Stop};
-use crate::graph::{CellId, NodeId, Study};
-use crate::plan::{Assessor, NodeState, OUTPUT, Plan, memory_names};
+use crate::graph::{CellId, Node, NodeId, Study};
+use crate::plan::{Assessor, NodeState, Plan, memory_names};
 
 /// Runs a plan to its end. Failures are part of the result, never of this function's.
 pub fn run(
@@ -293,10 +293,23 @@ impl<'a> Dispatcher<'a> {
     }
 
     pub(super) fn inputs(&self, id: NodeId) -> BTreeMap<String, Artifact> {
-        let artifact =
-            |input: NodeId| self.results[input.0].as_ref().and_then(NodeResult::record).map(artifact);
-        let ports = self.assessor.node(id).inputs.iter();
-        ports.filter_map(|(port, input)| Some((port.to_owned(), artifact(input)?))).collect()
+        let node = self.assessor.node(id);
+        let input = |(port, record): (&str, &ActionRecord)| {
+            (port.to_owned(), self.assessor.input(node, port, record))
+        };
+        self.given(node).map(input).collect()
+    }
+
+    /// Documents among a node's inputs that are stored when it runs.
+    pub(super) fn documents(&self, id: NodeId) -> Vec<Vec<u8>> {
+        let node = self.assessor.node(id);
+        self.given(node).filter_map(|(port, record)| self.assessor.document(node, port, record)).collect()
+    }
+
+    /// The records that a node's ports are given, as far as there are any.
+    fn given<'n>(&self, node: &'n Node) -> impl Iterator<Item = (&'n str, &ActionRecord)> {
+        let record = |input: NodeId| self.results[input.0].as_ref().and_then(NodeResult::record);
+        node.inputs.iter().filter_map(move |(port, input)| Some((port, record(input)?)))
     }
 
     pub(super) fn name(&self, id: NodeId) -> (usize, String) {
@@ -306,11 +319,4 @@ impl<'a> Dispatcher<'a> {
     pub(super) fn emit(&mut self, kind: RunEventKind) {
         self.observer.event(&RunEvent::now(kind));
     }
-}
-
-/// A committed record as the input of another stage.
-fn artifact(record: &ActionRecord) -> Artifact {
-    let output = &record.outputs[OUTPUT];
-    let refs = record.refs.clone();
-    Artifact { kind: ArtifactKind::new(output.kind.clone()), digest: output.digest, refs }
 }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use qpipe_cache::{ActionRecord, Digest, KeyDoc, KeyLock, Lookup, OutputRecord, Store};
 use qpipe_sdk::protocol::panic_text;
 use qpipe_sdk::{
-    Artifact, Cancel, Context, EventSink, Outcome, Params, Stage, StageError, StageEvent, stage::unix_ms,
+    Artifact, ArtifactKind, Cancel, Context, EventSink, Outcome, Params, Stage, StageError, StageEvent,
+    metrics, stage::unix_ms,
 };
 
-use super::metrics;
 use super::result::How;
 use crate::graph::NodeId;
 use crate::plan::{OUTPUT, unusable};
@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub(super) params: Arc<Params>,
     pub(super) doc: KeyDoc,
     pub(super) inputs: BTreeMap<String, Artifact>,
+    /// Those of the inputs that nobody has stored.
+    pub(super) documents: Vec<Vec<u8>>,
     pub(super) sources: BTreeMap<String, Digest>,
     pub(super) store: Store,
     /// `cpu`, `cuda:N`, or `auto`.
@@ -83,6 +85,9 @@ fn wait_for_lock(job: &Job) -> Result<KeyLock, StageError> {
 
 /// Runs the stage; a panic of it is a typed failure of this node alone.
 fn run_stage(job: &Job, messages: &Sender<Message>) -> Result<Outcome, StageError> {
+    for document in &job.documents {
+        job.store.put_bytes(document)?;
+    }
     let sink = NodeSink { id: job.id, messages: messages.clone(), last_progress: Mutex::new(None) };
     let ctx = Context {
         params: &job.params,
@@ -111,6 +116,10 @@ fn check(job: &Job, outcome: &Outcome) -> Result<(), StageError> {
         return Err(StageError::Bug(format!(
             "`{kind}` returned an artifact that does not refer to its root"
         )));
+    }
+    let document = || metrics::document(kind, &metrics::encode(&outcome.metrics));
+    if declared == ArtifactKind::METRICS && artifact.digest != Digest::of_bytes(&document()) {
+        return Err(StageError::Bug(format!("`{kind}` returned other metrics as its artifact than it told")));
     }
     Ok(())
 }

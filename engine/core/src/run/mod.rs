@@ -15,13 +15,12 @@
 //! | `watch`, `retry` | timeouts, the grace period, further tries |
 //! | `execute` | one node in its thread: lock, look again, run, commit |
 //! | `select` | what is asked for |
-//! | `event`, `result`, `options`, `metrics` | what goes in and what comes out |
+//! | `event`, `result`, `options` | what goes in and what comes out |
 
 mod admit;
 mod dispatch;
 mod event;
 mod execute;
-pub mod metrics;
 mod options;
 mod residents;
 mod result;
@@ -33,5 +32,6 @@ mod watch;
 pub use dispatch::run;
 pub use event::{EVENTS_SCHEMA, RunEvent, RunEventKind, RunObserver};
 pub use options::{FailureMode, RunOptions};
+pub use qpipe_sdk::metrics;
 pub use result::{Counts, How, NodeResult, RunOutcome, RunResult};
 pub use select::{Goals, SelectError, Selection, check_stage_names, named, needed};

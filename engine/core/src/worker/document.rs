@@ -1,8 +1,8 @@
 //! A document that a plugin made, as the root of an artifact: with blobs of its own, and blobs that the job was given.
 //!
 //! In the document the text `blob:NAME` stands for the file that was announced under this name; its digest takes the text's
-//! place. Digests of the job's sources, and of what its inputs reach, may stand in it as they are. So a plugin needs no hash function, and
-//! nothing is referred to that is not there.
+//! place. Digests of the job's sources, and of what its inputs reach, may stand in it as they are; any other digest is an error. So a
+//! plugin needs no hash function, and nothing is referred to that is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -49,7 +49,7 @@ pub(crate) fn collect(
     let mut found = Found { blobs, given, refs: BTreeSet::new() };
     let digest = match serde_json::from_slice::<Value>(&ctx.store.map(&root)?) {
         Ok(mut document) => {
-            found.resolve(&mut document)?;
+            found.resolve(&mut document, &mut String::new())?;
             if found.blobs.is_empty() {
                 root
             } else {
@@ -77,10 +77,18 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn resolve(&mut self, value: &mut Value) -> Result<(), WorkerError> {
+    /// `at`: where `value` stands, as a JSON pointer.
+    fn resolve(&mut self, value: &mut Value, at: &mut String) -> Result<(), WorkerError> {
         match value {
-            Value::Array(values) => values.iter_mut().try_for_each(|value| self.resolve(value)),
-            Value::Object(values) => values.values_mut().try_for_each(|value| self.resolve(value)),
+            Value::Array(values) => {
+                let values = values.iter_mut().enumerate();
+                values.map(|(index, value)| (index.to_string(), value)).try_for_each(|v| self.below(v, at))
+            }
+            Value::Object(values) => {
+                let values = values.iter_mut();
+                let escaped = |name: &String| name.replace('~', "~0").replace('/', "~1");
+                values.map(|(name, value)| (escaped(name), value)).try_for_each(|v| self.below(v, at))
+            }
             Value::String(text) if text.starts_with(BLOB) => {
                 let Some(digest) = self.blobs.get(text.as_str()) else {
                     return Err(unusable(format!(
@@ -91,12 +99,25 @@ impl Found<'_> {
                 *text = digest.to_string();
                 Ok(())
             }
-            Value::String(text) => {
-                self.refs.extend(text.parse().ok().filter(|digest| self.given.contains(digest)));
-                Ok(())
-            }
+            Value::String(text) => match text.parse() {
+                Ok(digest) if self.given.contains(&digest) => {
+                    self.refs.insert(digest);
+                    Ok(())
+                }
+                // whoever reads the document would look for it
+                Ok(digest) => Err(WorkerError::StrayDigest { digest, at: at.clone() }),
+                Err(_) => Ok(()),
+            },
             _ => Ok(()),
         }
+    }
+
+    fn below(&mut self, (step, value): (String, &mut Value), at: &mut String) -> Result<(), WorkerError> {
+        let above = at.len();
+        at.extend(["/", &step]);
+        self.resolve(value, at)?;
+        at.truncate(above);
+        Ok(())
     }
 }
 
@@ -107,27 +128,43 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn blobs_of_inputs_and_sources_are_kept_with_a_document_that_names_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let [input, source, other] =
-            ["input", "source", "other"].map(|text| store.put_bytes(text.as_bytes()).unwrap());
-        let text = format!(r#"{{"parts":["{input}",{{"also":"{source}"}},"{other}"]}}"#);
-        std::fs::write(dir.path().join("root"), text).unwrap();
+    /// What comes of a document that may name `input` and `source`.
+    fn made(
+        store: &Store,
+        dir: &Path,
+        [input, source]: [Digest; 2],
+        text: &str,
+    ) -> Result<Artifact, WorkerError> {
+        std::fs::write(dir.join("root"), text).unwrap();
         let ctx = Context {
             params: &Params::default(),
             inputs: &BTreeMap::from([("model".to_owned(), Artifact::single("model", input))]),
             sources: &BTreeMap::from([("text".to_owned(), source)]),
-            store: &store,
+            store,
             events: &(),
             cancel: &Cancel::default(),
             device: "cpu",
             doc: None,
         };
-        let outputs = BTreeMap::from([(ROOT.to_owned(), Made::Path("root".to_owned()))]);
-        let made = collect(&ctx, "model", dir.path(), &outputs).unwrap();
-        // what the job was not given is a text like any other
-        assert_eq!(made.refs, BTreeSet::from([input, source, made.digest]));
+        collect(&ctx, "model", dir, &BTreeMap::from([(ROOT.to_owned(), Made::Path("root".to_owned()))]))
+    }
+
+    #[test]
+    fn a_document_names_blobs_of_inputs_and_sources_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let [input, source, other] =
+            ["input", "source", "other"].map(|text| store.put_bytes(text.as_bytes()).unwrap());
+        let made = |text: &str| made(&store, dir.path(), [input, source], text);
+        let fine = made(&format!(r#"{{"parts":["{input}",{{"also":"{source}"}},"b3:{other}"]}}"#)).unwrap();
+        assert_eq!(fine.refs, BTreeSet::from([input, source, fine.digest]));
+        // it is in the store, yet the job was not given it
+        let stray = |text: &str| match made(text) {
+            Err(WorkerError::StrayDigest { digest, at }) => (digest, at),
+            other => panic!("{other:?}"),
+        };
+        let text = format!(r#"{{"parts":["{input}",{{"a/b~":["{source}","{other}"]}}]}}"#);
+        assert_eq!(stray(&text), (other, "/parts/1/a~1b~0/1".to_owned()));
+        assert_eq!(stray(&format!("\"{other}\"")), (other, String::new()));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use qpipe_cache::StoreError;
+use qpipe_cache::{Digest, StoreError};
 use qpipe_sdk::StageError;
 use qpipe_sdk::protocol::{DescribeError, FailureClass, LineError, WireError};
 
@@ -89,6 +89,9 @@ pub enum WorkerError {
     MissingOutput { name: String },
     #[error("the worker's artifact cannot be used: {reason}")]
     Artifact { reason: String },
+    /// `at`: a JSON pointer.
+    #[error("its document names {digest} at `{at}`, which the job neither made nor was given")]
+    StrayDigest { digest: Digest, at: String },
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error(transparent)]

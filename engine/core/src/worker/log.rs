@@ -24,13 +24,13 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// Keeps a log short while it lives.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     _watching: Sender<()>,
 }
 
 impl Log {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         let (watching, ended) = channel::<()>();
         let log = path.clone();
         std::thread::spawn(move || {
@@ -42,17 +42,17 @@ impl Log {
         Self { path, _watching: watching }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// How long it is.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |meta| meta.len())
     }
 
     /// What was written to it since it had this length, without empty lines: the end of it, where that is much.
-    pub(super) fn since(&self, length: u64) -> Vec<String> {
+    pub(crate) fn since(&self, length: u64) -> Vec<String> {
         let read = || -> io::Result<Vec<u8>> {
             let mut file = File::open(&self.path)?;
             let end = file.metadata()?.len();
@@ -71,7 +71,7 @@ impl Log {
     }
 
     /// The log as an output of a process.
-    pub(super) fn open(&self) -> io::Result<File> {
+    pub(crate) fn open(&self) -> io::Result<File> {
         OpenOptions::new().append(true).create(true).open(&self.path)
     }
 }

@@ -30,7 +30,7 @@ pub mod error;
 pub mod isolate;
 pub mod job;
 pub mod launch;
-mod log;
+pub(crate) mod log;
 pub mod machine;
 mod memory;
 mod notes;

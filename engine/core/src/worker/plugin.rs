@@ -9,8 +9,8 @@ use qpipe_cache::{KeyValue, Store};
 use qpipe_sdk::protocol::wire::params_to_json;
 use qpipe_sdk::protocol::{Described, Keyed, KeyedBy, OutputFile};
 use qpipe_sdk::{
-    Artifact, Context, Determinism, GpuNeed, Outcome, ParamType, Params, Resources, Source, SourceData,
-    Stage, StageError, StageSpec, Value,
+    Artifact, ArtifactKind, Context, Determinism, GpuNeed, Outcome, ParamType, Params, Resources, Source,
+    SourceData, Stage, StageError, StageSpec, Value, metrics,
 };
 
 use super::content::{Content, PROGRAM, Part, SCRIPT, SOURCE, Stamp};
@@ -209,8 +209,14 @@ impl PluginStage {
         }
     }
 
+    /// Whether its artifact is what it tells, of which the engine makes a document.
+    fn is_measured(&self) -> bool {
+        self.described.spec.output.0 == ArtifactKind::METRICS
+    }
+
     fn outputs(&self) -> Vec<&str> {
         match self.described.files.as_slice() {
+            [] if self.is_measured() => Vec::new(),
             [] => vec![ROOT],
             files => files.iter().map(|file| file.name.as_str()).collect(),
         }
@@ -219,14 +225,14 @@ impl PluginStage {
     fn work(&self, ctx: &Context<'_>) -> Result<Outcome, WorkerError> {
         self.keep(ctx.store, ctx.params);
         let scratch = Scratch::new(ctx.store)?;
-        let (work, inputs) = (scratch.folder("work")?, scratch.folder("inputs")?);
+        let (work, inputs) = (scratch.folder("work")?, scratch.path().join("inputs"));
         let mut request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
         request.device = self.device(ctx);
         let limit = self.pool.limits().job;
         request.deadline_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let given = Given::of(&request, is_given);
         let declared = self.outputs();
-        let has_blobs = self.described.files.is_empty();
+        let has_blobs = self.described.files.is_empty() && !self.is_measured();
         let keeper = Keeper::start(ctx, &work, length(&request)?);
         let (events, cancel, units) = (ctx.events, ctx.cancel, Some(&keeper));
         let watch = Watch { events, cancel, outputs: Some(&declared), has_blobs, units };
@@ -260,6 +266,9 @@ impl PluginStage {
                 }
             }
             return files.commit(ctx.store).map_err(|e| WorkerError::Artifact { reason: e.to_string() });
+        }
+        if self.is_measured() {
+            return Ok(metrics::keep(ctx.store, self.described.spec.kind, &finished.metrics)?);
         }
         document::collect(ctx, &self.described.spec.output.0, work, &finished.outputs)
     }

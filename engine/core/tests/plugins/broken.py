@@ -29,6 +29,8 @@ STAGE = {
          "type": "colour" if DEFECT == "bad-type" else {"int": {"min": 1}}},
     ],
 }
+if DEFECT == "stray-digest":
+    STAGE["output"] = {"kind": "song"}
 LOCK, STOP, JOBS = threading.Lock(), threading.Event(), queue.Queue()
 working = 0
 
@@ -97,6 +99,7 @@ def run(job):
         say("progress", id=id, done=total + 1 if DEFECT == "progress-overrun" else number + 1, total=total)
     made = "".join(open(os.path.join(scratch, f"part-{number}")).read() for number in range(total))
     made += {"not-exact": str(time.time_ns()), "home-in-output": os.environ["HOME"]}.get(DEFECT, "")
+    made = json.dumps({"texts": [{"blob": "0123456789abcdef" * 4}]}) if DEFECT == "stray-digest" else made
     open(os.path.join(scratch, "loud.txt"), "w").write(made)
     if DEFECT == "changes-unit":
         time.sleep(0.5)
@@ -112,7 +115,8 @@ def run(job):
     say("metric", id=id, name="letters", value=numbers.get(DEFECT, len(made)))
     path = {"outside": "../loud.txt", "absolute": os.path.join(scratch, "loud.txt"), "not-there": "quiet.txt"}
     if DEFECT != "missing-output":
-        say("artifact", id=id, name="loud", path=path.get(DEFECT, "loud.txt"))
+        name = "out" if DEFECT == "stray-digest" else "loud"
+        say("artifact", id=id, name=name, path=path.get(DEFECT, "loud.txt"))
     if DEFECT == "undeclared-output":
         say("artifact", id=id, name="quiet", path="loud.txt")
     if DEFECT == "output-twice":
@@ -126,6 +130,11 @@ def work():
     global working
     for done in range(1 << 30):
         job = JOBS.get()
+        if DEFECT == "dies-quietly":
+            if done:
+                os._exit(3)
+            sys.stderr.write("warming up\n")
+            sys.stderr.flush()
         if DEFECT == "one-job" and done:
             sys.stderr.write("out of memory\n")
             os._exit(137)

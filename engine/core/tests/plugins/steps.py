@@ -61,7 +61,7 @@ def steps(job):
 def sheet(job):
     id, page = job["id"], lambda name, text: open(os.path.join(job["scratch"], name), "w").write(text)
     page("page", "words\n")
-    page("root", json.dumps({"page": "blob:page", "strange": "0" * 64}))
+    page("root", json.dumps({"page": "blob:page", "strange": "sha256:" + "0" * 64}))
     say("checkpoint", id=id, name="page", path="page")
     say("checkpoint", id=id, name="root", path="root")
     say("artifact", id=id, name="blob:page", unit="page")

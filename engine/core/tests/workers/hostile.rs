@@ -50,6 +50,18 @@ fn each_wrong_costs_one_node() {
 }
 
 #[test]
+fn a_document_that_names_a_blob_it_was_not_given_costs_one_node() {
+    let Some(lab) = Lab::new("a_document_that_names_a_blob_it_was_not_given_costs_one_node") else { return };
+    let kept = lab.store().put_bytes(b"another job's").unwrap();
+    let registry = faulty(&lab, &["document"], Limits::default());
+    let (result, _) = lab.hows(&registry, "faulty", &[&format!("names {kept}"), "names nothing"]);
+    assert_eq!(hows(&result.nodes), "Fr", "{result:?}");
+    let text =
+        format!("its document names {kept} at `/parts/0/blob`, which the job neither made nor was given");
+    assert_eq!(failure(&result), (ErrorClass::Bug, text));
+}
+
+#[test]
 fn what_a_worker_does_after_its_last_word_costs_nothing() {
     let Some(lab) = Lab::new("what_a_worker_does_after_its_last_word_costs_nothing") else { return };
     let registry = faulty(&lab, &[], Limits::default());

@@ -9,10 +9,10 @@ use qpipe_engine::limits::{Limits as RunLimits, Retry};
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunEvent, RunEventKind, RunOptions, RunResult, run};
-use qpipe_engine::worker::files::Files;
 use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
 use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
 
+use crate::plugin_lab::{KIT, headed, machine, output, package};
 use crate::python;
 
 pub(crate) struct Lab {
@@ -29,19 +29,17 @@ impl Lab {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"));
         for name in ["faulty.py", "steps.py", "talk.py", "layers.py"] {
-            fs::copy(root.join("tests/plugins").join(name), dir.path().join(name)).unwrap();
+            fs::copy(package("tests/plugins").join(name), dir.path().join(name)).unwrap();
         }
-        fs::copy(root.join("../sdk/python/qpipe_stage.py"), dir.path().join("qpipe_stage.py")).unwrap();
+        fs::copy(package(KIT), dir.path().join("qpipe_stage.py")).unwrap();
         let lab = Self::at(dir.path());
         Some(Self { _owned: Some(dir), ..lab })
     }
 
     /// The laboratory of another process.
     pub(crate) fn at(dir: &Path) -> Self {
-        let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        Self { machine: Machine::new(path, &dir.join("temp")), dir: dir.to_owned(), _owned: None }
+        Self { machine: machine(dir), dir: dir.to_owned(), _owned: None }
     }
 
     pub(crate) fn store(&self) -> Store {
@@ -84,7 +82,7 @@ impl Lab {
         stages: &str,
         options: &RunOptions,
     ) -> (RunResult, Vec<StageEvent>) {
-        let (text, path) = (format!("qpipe 1 name=lab\n{stages}"), self.dir.join("lab.kdl"));
+        let (text, path) = (headed(stages), self.dir.join("lab.kdl"));
         let study = load_study(&path, &text, &LoadOptions::default(), registry).unwrap();
         let store = self.store();
         let plan = plan(&study, registry, &store, &PlanOptions::default()).unwrap();
@@ -113,10 +111,7 @@ impl Lab {
 
     /// A text among a node's outputs.
     pub(crate) fn output(&self, node: &NodeResult, name: &str) -> String {
-        let store = self.store();
-        let files = Files::read(&store, &node.record().expect("done").outputs["out"].digest).unwrap();
-        let (_, entry) = files.entries().find(|(path, _)| path == Path::new(name)).unwrap();
-        String::from_utf8(store.read(&entry.digest).unwrap()).unwrap()
+        output(&self.store(), node, name)
     }
 }
 

@@ -8,6 +8,9 @@ mod python;
 #[path = "../hows/mod.rs"]
 mod hows;
 
+#[path = "../plugin_lab/mod.rs"]
+mod plugin_lab;
+
 mod devices;
 mod hostile;
 mod kit;

@@ -128,7 +128,7 @@ fn a_document_and_its_blobs_can_be_units() {
     let page = document["page"].as_str().unwrap().parse().unwrap();
     assert_eq!(store.read(&page).unwrap(), b"words\n");
     let expected = [record.outputs["out"].digest, page].into();
-    assert_eq!(record.refs, expected, "a digest of nothing that was made or given is only a text");
+    assert_eq!(record.refs, expected, "what only resembles a digest is a text");
 }
 
 #[test]

@@ -106,6 +106,17 @@ def page(job: qpipe.Job):
     job.output_of("page", "only")
 
 
+@qpipe.stage("told", output="metrics", inputs={"of": qpipe.port("metrics", "numbers"),
+                                               "and": qpipe.port("metrics", "more", required=False)})
+def told(job: qpipe.Job):
+    """Tells what another stage told, and what it makes of it."""
+    numbers = job.inputs["of"].metrics()
+    for one in numbers.values():
+        job.log(repr(one))
+    job.metric(numbers.stage, numbers["f1"].value)
+    job.output("out")
+
+
 @qpipe.stage("lost", outputs={"page": "one page"})
 def lost(job: qpipe.Job):
     """A unit that is not written."""

@@ -277,6 +277,47 @@ class FileTransport(unittest.TestCase):
             self.assertEqual([json.loads(line)["type"] for line in text.splitlines()], ["hello", "log"])
 
 
+class Metrics(unittest.TestCase):
+    DOCUMENT = {"format": "qpipe.metrics/1", "stage": "evaluate", "metrics": [
+        {"name": "f1", "value": 1, "unit": "", "better": "higher", "n": 7, "stderr": "NaN", "range": [0, "inf"],
+         "trivial": 0.5, "paired": {"port": "against", "difference": "-inf", "low": 0.5, "high": 1}, "headline": True},
+        {"name": "kl", "value": "inf", "unit": "nat", "better": "lower", "n": None, "stderr": None, "range": None,
+         "trivial": None, "paired": None, "headline": False}]}
+
+    def given(self, folder):
+        path = Path(folder, "numbers.json")
+        path.write_text(json.dumps(self.DOCUMENT))
+        return qpipe.Input("metrics", "", path)
+
+    def test_what_another_stage_told_is_numbers_by_name(self):
+        with tempfile.TemporaryDirectory() as folder:
+            told = self.given(folder).metrics()
+        self.assertEqual((told.stage, list(told)), ("evaluate", ["f1", "kl"]))
+        f1 = told["f1"]
+        self.assertEqual((f1.value, f1.better, f1.n, f1.low, f1.high, f1.trivial, f1.headline),
+                         (1.0, "higher", 7, 0.0, float("inf"), 0.5, True))
+        self.assertNotEqual(f1.stderr, f1.stderr)
+        self.assertEqual(f1.paired, {"port": "against", "difference": float("-inf"), "low": 0.5, "high": 1})
+        self.assertEqual(told["kl"], qpipe.Metric("kl", float("inf"), "nat", "lower"))
+        with self.assertRaisesRegex(qpipe.ConfigError, "`evaluate` tells no metric `f2`, only `f1`, `kl`"):
+            told["f2"]
+
+    def test_a_stage_that_makes_metrics_has_no_output(self):
+        with Engine() as engine:
+            stages = {stage["kind"]: stage for stage in engine.ask("describe")["stages"]}
+            self.assertEqual(stages["told"]["output"], {"kind": "metrics"})
+            given = self.given(engine.folder)
+            inputs = {"of": {"kind": "metrics", "digest": "", "path": str(given.path), "refs": []}}
+            engine.begin("told")
+            self.assertEqual(engine.hear()["type"], "error", "nothing is connected")
+            engine.say("run", id=9, stage="told", params={}, inputs=inputs, sources={}, scratch=str(engine.folder),
+                       device="auto")
+            heard = [engine.hear() for _ in range(4)]
+            self.assertEqual([one["type"] for one in heard], ["log", "log", "metric", "error"])
+            self.assertEqual((heard[2]["name"], heard[2]["value"]), ("evaluate", 1.0))
+            self.assertIn("`told` makes what it tells, and no output `out`", heard[3]["message"])
+
+
 class Trial(unittest.TestCase):
     def test_a_stage_is_tried_without_an_engine(self):
         with tempfile.TemporaryDirectory() as folder:

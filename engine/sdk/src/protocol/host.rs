@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::message::{Reply, RunRequest};
 use crate::error::StageError;
-use crate::files::Files;
+use crate::files::{Files, Output};
 use crate::spec::ArtifactKind;
 use crate::stage::Artifact;
 
@@ -87,13 +87,12 @@ impl Host {
     pub(super) fn outputs(&self, id: u64, artifact: &Artifact) -> Result<Vec<Reply>, StageError> {
         let told = |name: String, path: String| Reply::Artifact { id, name, path: Some(path), unit: None };
         if artifact.kind.0 == ArtifactKind::FILES {
-            let files = Files::read(&self.store, &artifact.digest)?;
-            files.place(&self.store, &self.scratch.join("outputs"))?;
-            return Ok(files
-                .outputs
-                .keys()
-                .map(|name| told(name.clone(), format!("outputs/{name}")))
-                .collect());
+            let places = self.places(Files::read(&self.store, &artifact.digest)?)?;
+            return Ok(places.into_iter().map(|(name, path)| told(name, path)).collect());
+        }
+        if artifact.kind.0 == ArtifactKind::METRICS {
+            // the engine makes it of what it was told
+            return Ok(Vec::new());
         }
         let mut fresh: BTreeSet<Digest> =
             artifact.refs.iter().filter(|digest| !self.given.contains(digest)).copied().collect();
@@ -116,6 +115,23 @@ impl Host {
         };
         announced.push(told(ROOT.to_owned(), root));
         Ok(announced)
+    }
+
+    /// Where outputs lie, relative to the job's folder: a file as the blob that it is, for the engine copies and hashes it anyway.
+    fn places(&self, mut files: Files) -> Result<BTreeMap<String, String>, StageError> {
+        let mut places = BTreeMap::new();
+        for (name, output) in &files.outputs {
+            let place = match output {
+                Output::File(entry) if !entry.executable => self.inside(&entry.digest)?,
+                Output::File(_) | Output::Folder(_) => format!("outputs/{name}"),
+            };
+            places.insert(name.clone(), place);
+        }
+        files.outputs.retain(|name, _| places.get(name).is_some_and(|place| place.starts_with("outputs/")));
+        if !files.outputs.is_empty() {
+            files.place(&self.store, &self.scratch.join("outputs"))?;
+        }
+        Ok(places)
     }
 
     /// A blob's place, relative to the job's folder; one that lies elsewhere is copied there.

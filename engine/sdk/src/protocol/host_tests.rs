@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use qpipe_cache::{KeyDoc, Lookup};
 
 use super::*;
 use crate::event::{Cancel, EventSink, StageEvent};
+use crate::files::FileEntry;
 use crate::protocol::{WireBlob, WireInput};
 use crate::stage::{Context, UnitOutput};
 use crate::value::Params;
@@ -56,6 +58,21 @@ fn files_lie_under_their_names() {
     let places = announced(folder.path(), &replies);
     assert_eq!(places.keys().collect::<Vec<_>>(), ["log", "table"]);
     assert_eq!(fs::read_to_string(&places["table"]).unwrap(), "a 1");
+    let scratch = folder.path().join("scratch");
+    assert!(!scratch.join("outputs").exists(), "nothing is copied for the engine to copy it");
+
+    // what a blob cannot be
+    let mut files = files;
+    let Some(Output::File(entry)) = files.outputs.get("table").cloned() else { panic!("{files:?}") };
+    let folder_of = BTreeMap::from([("in/it".into(), entry.clone())]);
+    files.outputs.insert("made".into(), Output::Folder(folder_of));
+    files.outputs.insert("run".into(), Output::File(FileEntry { executable: true, ..entry }));
+    let places = announced(folder.path(), &host.outputs(7, &files.commit(&host.store).unwrap()).unwrap());
+    assert_eq!(fs::read_to_string(places["made"].join("in/it")).unwrap(), "a 1");
+    assert_eq!(places["run"], scratch.join("outputs/run"));
+    assert_ne!(fs::metadata(&places["run"]).unwrap().permissions().mode() & 0o111, 0);
+    assert_eq!(fs::read_to_string(&places["table"]).unwrap(), "a 1");
+    assert_eq!(fs::read_dir(scratch.join("outputs")).unwrap().count(), 2);
 }
 
 #[test]
