@@ -23,7 +23,8 @@ use qpipe_engine::manifest::{
 use qpipe_engine::plan::{NodeState, PlanOptions, plan};
 use qpipe_engine::run::{RunOptions, run};
 use qpipe_engine::schema::SchemaDoc;
-use qpipe_engine::worker::{Machine, Transport, WorkerError};
+use qpipe_engine::worker::wall::Support;
+use qpipe_engine::worker::{Machine, Sandbox, Transport, WorkerError};
 use qpipe_sdk::StageRegistry;
 
 struct Lab {
@@ -41,7 +42,9 @@ impl Lab {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
         let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-        let machine = Machine::new(path, &dir.path().join("temp"));
+        // these plugins note beside themselves what they are asked
+        let no_walls = Support::None { why: "the test has none" };
+        let machine = Machine::new(path, &dir.path().join("temp")).with_walls(no_walls);
         let machine = machine.with_plugins(Some(dir.path().join("user")));
         let lab = Self { dir, store, machine };
         lab.file("ledger.py", &ledger());
@@ -145,6 +148,9 @@ fn a_block_says_what_a_line_says_and_more() {
         timeout (min)30
         memory (GiB)4
         transport files
+        sandbox required
+        network #true
+        reads "data" (file)"/srv/words"
     }"#;
     let plugin = &lab.declared(block).unwrap()[0].command;
     let line = "plugin ledger command=\"python3\" \"ledger.py\" \"log\" \"--fast\" timeout=(min)30";
@@ -159,10 +165,15 @@ fn a_block_says_what_a_line_says_and_more() {
     assert_eq!((plugin.limits.memory, old.limits.memory), (Some(4 << 30), None));
     assert_eq!((plugin.transport, old.transport), (Transport::Files, Transport::Stdio));
     assert_eq!((plugin.semantics, old.semantics), (Some(2), None));
+    assert_eq!((plugin.sandbox, old.sandbox), (Sandbox::Required, Sandbox::Wall));
+    assert_eq!((plugin.network, old.network), (true, false));
+    assert_eq!((&plugin.reads, &old.reads), (&vec![lab.path("data"), "/srv/words".into()], &Vec::new()));
     let named = |name: &str| (name.to_owned(), lab.path(name));
     assert_eq!(plugin.files, [named("table.json"), named("lib/helper.py")]);
-    let mixed = "plugin ledger \"a\" memory=(KiB)1024 transport=stdio semantics=3 { command \"x\" }";
+    let mixed =
+        "plugin ledger \"a\" memory=(KiB)1024 transport=stdio semantics=3 sandbox=#false { command \"x\" }";
     let mixed = &lab.declared(mixed).unwrap()[0].command;
+    assert_eq!(mixed.sandbox, Sandbox::Off);
     assert_eq!((mixed.limits.memory, mixed.semantics), (Some(1 << 20), Some(3)));
 }
 
@@ -296,6 +307,9 @@ fn every_slip_in_a_block_is_told_at_once() {
         semantics "two"
         digest "b3:12"
         files "t" "t" 3
+        sandbox "requird"
+        network 1
+        reads 2
         timeout
     }"#;
     assert_eq!(
@@ -314,6 +328,9 @@ fn every_slip_in_a_block_is_told_at_once() {
             "this is no digest: expected 64 hex digits, found 2 bytes",
             "the file `t` stands twice",
             "`files` takes a file, not another value",
+            "`requird` is no choice of `sandbox`",
+            "a plugin's network is `#true` or `#false`",
+            "`reads` takes a file, not another value",
             "`timeout` needs a value",
         ]
     );

@@ -108,7 +108,9 @@ impl Lab {
 
     fn stage(&self) -> PluginStage {
         let (kind, command) = ("parts".to_owned(), Some("sh".to_owned()));
-        let command = PluginCommand { kind, command, args: args(), ..PluginCommand::default() };
+        // the shell's arguments are no files of the plugin
+        let reads = vec![std::env::current_exe().unwrap()];
+        let command = PluginCommand { kind, command, args: args(), reads, ..PluginCommand::default() };
         PluginStage::start(&command, &self.machine).unwrap()
     }
 

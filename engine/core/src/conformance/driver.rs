@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use qpipe_sdk::protocol::{LineError, MINOR, PROTOCOL, Reply, decode, read_line};
 use serde_json::{Value, json};
 
-use super::strays;
+use super::{Subject, strays};
 use crate::worker::launch::{Group, Launch, LaunchError, ending, tail};
+use crate::worker::reach::{Own, Reach};
 use crate::worker::scratch::Scratch;
+use crate::worker::wall::{Access, Support, Wall};
 use crate::worker::{Limits, Machine, WorkerError};
 
 /// How long a process that hung up is given to end by itself.
@@ -42,9 +44,10 @@ pub(super) type Shared = Arc<Mutex<Findings>>;
 
 /// A program, and what a process of it is started with.
 pub(super) struct Starter<'a> {
-    pub(super) program: &'a Path,
-    pub(super) args: &'a [String],
+    pub(super) subject: &'a Subject,
     pub(super) machine: &'a Machine,
+    /// The test's own: what is done to it is found, and not hindered.
+    pub(super) store: &'a Path,
     pub(super) limits: Limits,
     pub(super) findings: Shared,
 }
@@ -105,16 +108,18 @@ impl Starter<'_> {
         let folder = Scratch::within(self.machine.temp())?;
         let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
         let launch = Launch {
-            program: self.program.to_owned(),
-            args: self.args.iter().map(Into::into).collect(),
+            program: self.subject.program.clone(),
+            args: self.subject.args.iter().map(Into::into).collect(),
             env: self.machine.environment(home.clone(), tmp),
             folder: home,
             stderr: folder.path().join("stderr"),
         };
+        let wall = self.wall(folder.path());
         let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
         let (their_input, mut our_output) = io::pipe().map_err(failed)?;
         let (our_input, their_output) = io::pipe().map_err(failed)?;
-        let group = Group::start(&launch, Stdio::from(their_input), Stdio::from(their_output))?;
+        let group =
+            Group::start(&launch, wall.as_ref(), Stdio::from(their_input), Stdio::from(their_output))?;
         let (sender, heard) = sync_channel(BACKLOG);
         let noise = Arc::clone(&self.findings);
         std::thread::spawn(move || listen(BufReader::new(our_input), &sender, &noise));
@@ -131,6 +136,21 @@ impl Starter<'_> {
             next_id: 1,
             deaf: None,
         })
+    }
+
+    /// The wall of a plugin, with the whole store within.
+    fn wall(&self, folder: &Path) -> Option<Wall> {
+        if matches!(self.machine.walls(), Support::None { .. }) {
+            return None;
+        }
+        let Subject { program, .. } = self.subject;
+        let (file, reads) = (self.subject.file().0, self.subject.reads());
+        let reach = Reach { program: program.clone(), file, reads, network: false };
+        let mut wall = reach.wall(self.machine, Own::Without(&[]));
+        for own in [folder, self.store] {
+            wall.open(own, Access::Write);
+        }
+        Some(wall)
     }
 }
 

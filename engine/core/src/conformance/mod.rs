@@ -81,6 +81,24 @@ impl Subject {
         args.insert(0, script.display().to_string());
         Ok(Self { program: find_program("python3", folder, search)?, args })
     }
+
+    /// The file of its own that the program reads, and the arguments that follow it.
+    fn file(&self) -> (Option<PathBuf>, &[String]) {
+        match self.args.split_first().filter(|(first, _)| is_named_file(first)) {
+            Some((first, rest)) => (Some(first.into()), rest),
+            None => (None, &self.args),
+        }
+    }
+
+    /// The files that its arguments name.
+    fn reads(&self) -> Vec<PathBuf> {
+        self.args.iter().filter(|arg| is_named_file(arg)).map(PathBuf::from).collect()
+    }
+}
+
+fn is_named_file(arg: &str) -> bool {
+    let path = Path::new(arg);
+    path.is_absolute() && path.is_file()
 }
 
 /// Tests a program against every rule.

@@ -13,7 +13,7 @@ use qpipe_sdk::{
 };
 
 use super::error::WorkerError;
-use super::process::Pool;
+use super::pool::Pool;
 use super::request::{request, text};
 use super::scratch::Scratch;
 use super::session::Watch;

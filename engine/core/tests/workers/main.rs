@@ -14,3 +14,4 @@ mod kit;
 mod lab;
 mod over_files;
 mod units;
+mod walled;
