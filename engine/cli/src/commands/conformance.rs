@@ -11,6 +11,7 @@ use qpipe_engine::run::{self, RunOptions};
 use qpipe_engine::worker::Limits;
 use qpipe_sdk::{Artifact, ArtifactKind, StageRegistry};
 
+use super::walls;
 use crate::args::PluginTestArgs;
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -54,6 +55,7 @@ pub(super) fn test(
         inputs: absolute(&args.inputs),
         provider: &mut provider,
     };
+    walls::tell_of(&machine, printer);
     let report = conformance::check(&subject, &setup, &mut samples);
     if args.json {
         printer.data(&serde_json::to_string_pretty(&report)?);

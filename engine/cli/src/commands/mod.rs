@@ -20,6 +20,7 @@ mod schema;
 mod show;
 mod study;
 mod summary;
+mod walls;
 mod worker;
 
 use std::path::Path;

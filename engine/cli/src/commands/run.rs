@@ -16,7 +16,7 @@ use qpipe_sdk::{Cancel, StageRegistry};
 
 use super::cached::{self, Tickets};
 use super::study::{self, Loaded, Text};
-use super::{fallback, fetch, summary};
+use super::{fallback, fetch, summary, walls};
 use crate::args::{Args, Format, RunArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -56,6 +56,7 @@ pub(super) fn run(
         goals.check(&study, &plan)?;
     }
     fallback::tell((&study, &plan), &registry, &options, &args.slots.gpus, printer);
+    walls::tell((&study, &plan), &registry, &options, printer);
     let mut recorder = open_record(&store, &study, &plan, printer);
     let result = {
         let mut watching = observers(args.format, printer, recorder.as_mut());
