@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use qpipe_cache::{KeyDoc, Store};
-use qpipe_engine::conformance::{self, Outcome as Found, Rule, Samples, Setup, Subject};
+use qpipe_engine::conformance::{self, Opened, Outcome as Found, Rule, Samples, Setup, Subject};
 use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, Pool, WorkerCommand, isolate};
 use qpipe_sdk::files::Files;
 use qpipe_sdk::protocol::transport;
@@ -153,7 +153,8 @@ fn a_plugin_in_rust_passes_every_rule() {
     let lab = Lab::new();
     let subject = Subject::find("sh", &args(), lab.dir.path(), &lab.machine).unwrap();
     let limits = Limits { heartbeat: Duration::from_millis(400), ..Limits::default() };
-    let setup = Setup { machine: &lab.machine, store: &lab.store, limits, device: "cpu" };
+    let opened = Opened::default();
+    let setup = Setup { machine: &lab.machine, store: &lab.store, limits, device: "cpu", opened: &opened };
     let (sets, files, inputs) = (Vec::new(), Vec::new(), Vec::new());
     let report =
         conformance::check(&subject, &setup, &mut Samples { sets, files, inputs, provider: &mut |_| None });

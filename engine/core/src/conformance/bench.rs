@@ -61,6 +61,7 @@ impl<'a> Bench<'a> {
     pub(super) fn start(&self) -> Tried<Driver> {
         let starter = Starter {
             subject: self.subject,
+            opened: self.setup.opened,
             machine: self.setup.machine,
             store: self.setup.store.root(),
             limits: self.setup.limits,

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use qpipe_sdk::protocol::{LineError, MINOR, PROTOCOL, Reply, decode, read_line};
 use serde_json::{Value, json};
 
-use super::{Subject, strays};
+use super::{Opened, Subject, strays};
 use crate::worker::launch::{Group, Launch, LaunchError, ending, tail};
 use crate::worker::reach::{Own, Reach};
 use crate::worker::scratch::Scratch;
 use crate::worker::wall::{Access, Support, Wall};
-use crate::worker::{Limits, Machine, WorkerError};
+use crate::worker::{Limits, Machine, Sandbox, WorkerError};
 
 /// How long a process that hung up is given to end by itself.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -45,6 +45,7 @@ pub(super) type Shared = Arc<Mutex<Findings>>;
 /// A program, and what a process of it is started with.
 pub(super) struct Starter<'a> {
     pub(super) subject: &'a Subject,
+    pub(super) opened: &'a Opened,
     pub(super) machine: &'a Machine,
     /// The test's own: what is done to it is found, and not hindered.
     pub(super) store: &'a Path,
@@ -140,12 +141,13 @@ impl Starter<'_> {
 
     /// The wall of a plugin, with the whole store within.
     fn wall(&self, folder: &Path) -> Option<Wall> {
-        if matches!(self.machine.walls(), Support::None { .. }) {
+        let is_open = self.opened.sandbox == Sandbox::Off;
+        if is_open || matches!(self.machine.walls(), Support::None { .. }) {
             return None;
         }
-        let Subject { program, .. } = self.subject;
-        let (file, reads) = (self.subject.file().0, self.subject.reads());
-        let reach = Reach { program: program.clone(), file, reads, network: false };
+        let (program, file) = (self.subject.program.clone(), self.subject.file().0);
+        let (reads, network) = (self.subject.reads(self.opened), self.opened.network);
+        let reach = Reach { program, file, reads, network };
         let mut wall = reach.wall(self.machine, Own::Without(&[]));
         for own in [folder, self.store] {
             wall.open(own, Access::Write);

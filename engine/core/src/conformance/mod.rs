@@ -38,7 +38,7 @@ pub use report::{Check, Outcome, Report, Rule};
 pub use samples::{Provider, Samples};
 
 use crate::worker::launch::{LaunchError, find_program};
-use crate::worker::{Limits, Machine};
+use crate::worker::{Limits, Machine, Sandbox};
 use bench::Bench;
 
 /// The program that is tested.
@@ -58,6 +58,16 @@ pub struct Setup<'a> {
     pub limits: Limits,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: &'a str,
+    pub opened: &'a Opened,
+}
+
+/// What the words of a `plugin` node would open to it.
+#[derive(Clone, Debug, Default)]
+pub struct Opened {
+    pub sandbox: Sandbox,
+    /// Absolute paths.
+    pub reads: Vec<PathBuf>,
+    pub network: bool,
 }
 
 impl Subject {
@@ -90,9 +100,10 @@ impl Subject {
         }
     }
 
-    /// The files that its arguments name.
-    fn reads(&self) -> Vec<PathBuf> {
-        self.args.iter().filter(|arg| is_named_file(arg)).map(PathBuf::from).collect()
+    /// What is opened to it, with the files that its arguments name.
+    fn reads(&self, opened: &Opened) -> Vec<PathBuf> {
+        let named = self.args.iter().filter(|arg| is_named_file(arg)).map(PathBuf::from);
+        named.chain(opened.reads.iter().cloned()).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use qpipe_engine::worker::{Limits, PluginCommand, Sandbox, WorkerError};
 use qpipe_sdk::{ErrorClass, StageRegistry};
 
 use crate::hows::hows;
-use crate::lab::{Lab, failure};
+use crate::lab::{Lab, failure, runs};
 
 /// A laboratory with `pry.py` in a folder of its own, and a secret beside that.
 struct Yard {
@@ -180,6 +180,7 @@ fn jobs_of_the_same_inputs_share_a_process_and_others_do_not_see_them() {
     let (second, other) = tried("BOOK", &b);
     assert_eq!(second, "done");
     assert_ne!(other, pid);
+    assert!(!runs(&pid), "one that is idle ends for a new one");
     assert_eq!(tried(&yard.path("a"), &b), (DENIED.into(), other.clone()));
     assert_eq!(tried(&format!("{}.", yard.path("a")), &b).1, other);
 }
