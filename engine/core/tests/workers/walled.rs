@@ -130,6 +130,37 @@ fn what_is_denied_costs_one_node_and_is_explained() {
     assert!(!failure(&result).1.contains("`reads`"));
 }
 
+const LATE: &str = "
+import qpipe_stage as qpipe
+
+
+@qpipe.stage('late', outputs={'out': 'nothing'})
+def late(job):
+    '''Imports late.'''
+    import helpers.beside
+    job.output('out').write_text(helpers.beside.TEXT)
+
+
+qpipe.main()
+";
+
+#[test]
+fn a_module_that_no_key_knows_is_named() {
+    let Some(yard) = Yard::new("a_module_that_no_key_knows_is_named") else { return };
+    fs::create_dir(yard.lab.dir.join("helpers")).unwrap();
+    yard.lab.file("late.py", LATE);
+    yard.lab.file("helpers/beside.py", "TEXT = 'helps'\n");
+    let run = |command: &PluginCommand| yard.lab.run(&yard.lab.start(command).unwrap(), "late a").0;
+    let command = yard.lab.command("late", "late.py", &[], Limits::default());
+    let (class, message) = failure(&run(&command));
+    assert_eq!(class, ErrorClass::Config);
+    let says = ["module `beside`", "helpers/beside.py", "import it where the program begins"];
+    assert!(says.iter().all(|text| message.contains(text)), "{message}");
+    // of a package, all is told
+    yard.lab.file("helpers/__init__.py", "");
+    assert_eq!(hows(&run(&command).nodes), "r");
+}
+
 #[test]
 fn each_word_opens_its_part() {
     let Some(yard) = Yard::new("each_word_opens_its_part") else { return };
