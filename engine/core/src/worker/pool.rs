@@ -1,7 +1,7 @@
 //! Workers of one command, which stay between jobs.
 //!
-//! A worker behind a wall reaches the inputs of the job that it was started for. It gets another job where that needs no more;
-//! where none does, a new one is started, and one that is idle ends for it: no more are there than jobs at once.
+//! A worker behind a wall reaches the inputs of the job that it was started for. It gets another job where that has the very
+//! same; where no worker fits, a new one is started, and one that is idle ends for it: no more are there than jobs at once.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,7 +118,7 @@ impl Pool {
         result
     }
 
-    /// Gives a worker that reaches this, and has room in the store, a job of a stage. A worker that had ended, or was about to,
+    /// Gives a worker that reaches just this, and has room in the store, a job of a stage. A worker that had ended, or was about to,
     /// when it got the job has not harmed it: another one gets it. `content`: what the job's key says of the program; no worker
     /// of another one gets the job.
     pub(super) fn run<T>(
@@ -192,7 +192,7 @@ impl Pool {
         let seen = if is_told { Own::Told } else { Own::Without(&avoid) };
         let mut wall = reach.wall(&self.machine, seen);
         wall.extend(needs);
-        Ok(Place { wall: Some(wall), room, is_told })
+        Ok(Place { wall: Some(wall), granted: needs.clone(), room, is_told })
     }
 
     /// Keeps a worker for the next job if it is still sound.
@@ -219,14 +219,13 @@ impl Pool {
         }
     }
 
-    /// Whether a worker reaches what it has to, and for a job has room in that store and sees no more of its own folder than is
-    /// known of.
+    /// Whether a worker reaches what it has to. For a job it reaches that and no more, also of its own folder, and has room in
+    /// that store.
     fn fits(&self, worker: &Worker, needs: &Wall, job: Option<&Store>) -> bool {
-        let Place { wall: Some(wall), room, is_told } = &worker.place else { return true };
-        let has_room =
-            |store: &Store| room.as_ref().is_some_and(|room| room.path().starts_with(store.root()));
-        let sees_no_more = *is_told || !self.is_told.load(Ordering::SeqCst);
-        wall.covers(needs) && job.is_none_or(|store| has_room(store) && sees_no_more)
+        let Place { wall: Some(wall), granted, room, is_told } = &worker.place else { return true };
+        let Some(store) = job else { return wall.covers(needs) };
+        let has_room = room.as_ref().is_some_and(|room| room.path().starts_with(store.root()));
+        has_room && granted == needs && (*is_told || !self.is_told.load(Ordering::SeqCst))
     }
 
     /// The worker that has been free for longest.

@@ -42,8 +42,9 @@ const LAST_LINES: usize = 12;
 /// Where its two files are, in its folder.
 const TALK: &str = "talk";
 
-/// What a denied access is called, by the kernel and by languages.
-const DENIED: [&str; 3] = ["Permission denied", "PermissionError", "EACCES"];
+/// What a denied access is called, by the kernel and by languages. Where it is denied a folder, Python looks for a module in the
+/// next one.
+const DENIED: [&str; 4] = ["Permission denied", "PermissionError", "EACCES", "ModuleNotFoundError"];
 /// What helps then.
 const OPENS: &str = "help: a plugin sees its own program and its job's inputs, and no network; `files`, `reads` and `network` of its `plugin` node open more";
 
@@ -52,6 +53,8 @@ const OPENS: &str = "help: a plugin sees its own program and its job's inputs, a
 pub(super) struct Place {
     /// `None`: it reaches what its user does.
     pub(super) wall: Option<Wall>,
+    /// What the wall lets through for the sake of jobs, besides what every job of the plugin may reach.
+    pub(super) granted: Wall,
     /// Where its jobs have their folders, within the wall.
     pub(super) room: Option<Scratch>,
     /// Whether the wall was built for the files that the plugin told of.

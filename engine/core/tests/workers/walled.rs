@@ -205,15 +205,16 @@ fn jobs_of_the_same_inputs_share_a_process_and_others_do_not_see_them() {
     let tried = |at: &str, more: &str| yard.try_with(&registry, "read", at, more);
     let (first, pid) = tried("BOOK", &a);
     assert_eq!(first, "done");
-    // what needs no more than it has, goes to it as well
     assert_eq!(tried(&yard.path("a"), &a), ("done".into(), pid.clone()));
-    assert_eq!(tried("/nowhere", ""), ("FileNotFoundError".into(), pid.clone()));
+    assert_eq!(tried("/nowhere", &a), ("FileNotFoundError".into(), pid.clone()));
     let (second, other) = tried("BOOK", &b);
     assert_eq!(second, "done");
     assert_ne!(other, pid);
     assert!(!runs(&pid), "one that is idle ends for a new one");
     assert_eq!(tried(&yard.path("a"), &b), (DENIED.into(), other.clone()));
-    assert_eq!(tried(&format!("{}.", yard.path("a")), &b).1, other);
+    // nor does one that has no inputs
+    assert_eq!(tried(&yard.path("b"), "").0, DENIED);
+    assert!(!runs(&other));
 }
 
 #[test]
