@@ -142,6 +142,15 @@ pub struct PluginTestArgs {
     /// What they compute on: `auto`, `cpu` or `cuda:N`.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
+    /// A file or folder that it may read besides, as `reads` of a `plugin` node; repeatable.
+    #[arg(long = "read", value_name = "PATH")]
+    pub reads: Vec<PathBuf>,
+    /// Let it connect to others, as `network #true` does.
+    #[arg(long)]
+    pub network: bool,
+    /// Let it reach whatever you do, as `sandbox #false` does.
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// The report as JSON.
     #[arg(long)]
     pub json: bool,

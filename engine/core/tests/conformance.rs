@@ -8,14 +8,15 @@ mod python;
 mod plugin_lab;
 
 use std::fs;
+use std::io::Write;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use plugin_lab::{KIT, PluginLab};
 use qpipe_cache::Store;
-use qpipe_engine::conformance::{self, Check, Outcome, Report, Samples, Setup, Subject};
-use qpipe_engine::worker::Limits;
+use qpipe_engine::conformance::{self, Check, Opened, Outcome, Report, Samples, Setup, Subject};
+use qpipe_engine::worker::{Limits, Sandbox};
 use qpipe_sdk::Artifact;
 
 /// What a test asks for besides.
@@ -25,6 +26,7 @@ struct Asked {
     files: Vec<(String, PathBuf)>,
     inputs: Vec<(String, PathBuf)>,
     artifact: Option<Artifact>,
+    opened: Opened,
 }
 
 struct Lab(PluginLab);
@@ -61,8 +63,9 @@ impl Lab {
             grace: short(&["ignores-cancel", "ignores-end"], 700, 5000),
             ..Limits::default()
         };
-        let setup = Setup { machine: &self.machine, store: &self.store, limits, device: "cpu" };
-        let Asked { sets, files, inputs, artifact } = asked;
+        let Asked { sets, files, inputs, artifact, opened } = asked;
+        let (machine, store) = (&self.machine, &self.store);
+        let setup = Setup { machine, store, limits, device: "cpu", opened: &opened };
         let mut provider = |_: &str| artifact.clone();
         conformance::check(&subject, &setup, &mut Samples { sets, files, inputs, provider: &mut provider })
     }
@@ -117,7 +120,7 @@ fn a_plugin_without_the_kit_passes() {
         sets: vec![("tally.top".into(), "2".into())],
         files: vec![("text".into(), file.clone())],
         inputs: vec![("also".into(), lab.path("more"))],
-        artifact: None,
+        ..Asked::default()
     };
     let report = lab.test("tally.py", &[], asked);
     insta::assert_snapshot!(report.text(), @r"
@@ -310,6 +313,29 @@ fn what_is_allowed_but_not_good_is_a_warning_and_what_cannot_be_tried_is_said() 
     assert_eq!(outcome("refuses", "run"), Outcome::Skipped(refused.into()));
     let problem = "it refuses the sample (`text`: too quiet), so no job was tried; `--set` gives it another";
     assert_eq!(outcome("problems", "sample"), Outcome::Skipped(problem.into()));
+}
+
+#[test]
+fn a_plugin_is_tested_behind_the_wall_that_it_will_have() {
+    let test = "a_plugin_is_tested_behind_the_wall_that_it_will_have";
+    if !python::is_here(test) {
+        return;
+    }
+    let lab = Lab::new();
+    if let Some(why) = lab.machine.walls().note() {
+        let _unseen = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+        return;
+    }
+    let hidden = lab.dir.path().join(".hidden");
+    fs::write(&hidden, "").unwrap();
+    let hello = |opened: Opened| {
+        let report = lab.test("broken.py", &["peeks"], Asked { opened, ..Asked::default() });
+        of_rule(&report, "hello").outcome.clone()
+    };
+    let Outcome::Failed(why) = hello(Opened::default()) else { panic!("it reads what is hidden") };
+    assert!(why.contains("PermissionError"), "{why}");
+    assert_eq!(hello(Opened { reads: vec![hidden], ..Opened::default() }), Outcome::Passed);
+    assert_eq!(hello(Opened { sandbox: Sandbox::Off, ..Opened::default() }), Outcome::Passed);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use qpipe_engine::limits::{Limits as RunLimits, Retry};
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunOptions, RunResult, metrics, run};
-use qpipe_engine::worker::units::Keeper;
+use qpipe_engine::worker::units::{Keeper, Units};
 use qpipe_engine::worker::{
     Limits, Machine, Made, Session, Watch, WorkerCommand, WorkerError, Workers, isolate,
 };
@@ -354,7 +354,7 @@ fn the_engine_keeps_to_the_transcripts_of_units() {
             device: "auto",
             doc: Some(doc),
         };
-        let keeper = Keeper::start(&ctx, dir.path(), 0);
+        let keeper = Keeper::start(Units::find(&ctx), dir.path(), 0);
         let (outputs, units) = (Some(outputs), Some(&keeper));
         let watch = Watch { events: &heard, cancel: &cancel, outputs, has_blobs, units };
         session.run(RunRequest { units: BTreeMap::new(), ..job.clone() }, &watch, &mut ()).unwrap()

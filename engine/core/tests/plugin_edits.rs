@@ -15,6 +15,7 @@ use qpipe_cache::Store;
 use qpipe_engine::limits::{Limits as RunLimits, Retry};
 use qpipe_engine::plan::NodeState;
 use qpipe_engine::run::{RunEventKind, RunOptions, RunResult, run};
+use qpipe_engine::worker::wall::Support;
 use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
 
 struct Lab(PluginLab);
@@ -33,7 +34,9 @@ impl Lab {
         if !python::is_here(test) {
             return None;
         }
-        let lab = PluginLab::new(&["tests/plugins/edits.py"]);
+        let mut lab = PluginLab::new(&["tests/plugins/edits.py"]);
+        // these plugins note beside themselves what they are asked
+        lab.machine = lab.machine.with_walls(Support::None { why: "the test has none" });
         lab.file("helper.txt", "helps");
         lab.file("book.txt", "a");
         Some(Self(lab))

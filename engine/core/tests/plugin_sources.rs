@@ -25,7 +25,8 @@ use qpipe_engine::manifest::{
 use qpipe_engine::plan::NodeState;
 use qpipe_engine::run::RunOptions;
 use qpipe_engine::schema::SchemaDoc;
-use qpipe_engine::worker::{Transport, WorkerError};
+use qpipe_engine::worker::wall::Support;
+use qpipe_engine::worker::{Sandbox, Transport, WorkerError};
 use qpipe_sdk::StageRegistry;
 
 struct Lab(PluginLab);
@@ -45,7 +46,9 @@ impl Lab {
             return None;
         }
         let mut lab = PluginLab::new(&["tests/plugins/ledger.py"]);
-        lab.machine = lab.machine.with_plugins(Some(lab.dir.path().join("user")));
+        // these plugins note beside themselves what they are asked
+        let no_walls = Support::None { why: "the test has none" };
+        lab.machine = lab.machine.with_walls(no_walls).with_plugins(Some(lab.dir.path().join("user")));
         Some(Self(lab))
     }
 
@@ -118,6 +121,9 @@ fn a_block_says_what_a_line_says_and_more() {
         timeout (min)30
         memory (GiB)4
         transport files
+        sandbox required
+        network #true
+        reads "data" (file)"/srv/words"
     }"#;
     let plugin = &lab.declared(block).unwrap()[0].command;
     let line = "plugin ledger command=\"python3\" \"ledger.py\" \"log\" \"--fast\" timeout=(min)30";
@@ -132,10 +138,15 @@ fn a_block_says_what_a_line_says_and_more() {
     assert_eq!((plugin.limits.memory, old.limits.memory), (Some(4 << 30), None));
     assert_eq!((plugin.transport, old.transport), (Transport::Files, Transport::Stdio));
     assert_eq!((plugin.semantics, old.semantics), (Some(2), None));
+    assert_eq!((plugin.sandbox, old.sandbox), (Sandbox::Required, Sandbox::Wall));
+    assert_eq!((plugin.network, old.network), (true, false));
+    assert_eq!((&plugin.reads, &old.reads), (&vec![lab.path("data"), "/srv/words".into()], &Vec::new()));
     let named = |name: &str| (name.to_owned(), lab.path(name));
     assert_eq!(plugin.files, [named("table.json"), named("lib/helper.py")]);
-    let mixed = "plugin ledger \"a\" memory=(KiB)1024 transport=stdio semantics=3 { command \"x\" }";
+    let mixed =
+        "plugin ledger \"a\" memory=(KiB)1024 transport=stdio semantics=3 sandbox=#false { command \"x\" }";
     let mixed = &lab.declared(mixed).unwrap()[0].command;
+    assert_eq!(mixed.sandbox, Sandbox::Off);
     assert_eq!((mixed.limits.memory, mixed.semantics), (Some(1 << 20), Some(3)));
 }
 
@@ -269,6 +280,9 @@ fn every_slip_in_a_block_is_told_at_once() {
         semantics "two"
         digest "b3:12"
         files "t" "t" 3
+        sandbox "requird"
+        network 1
+        reads 2
         timeout
     }"#;
     assert_eq!(
@@ -287,6 +301,9 @@ fn every_slip_in_a_block_is_told_at_once() {
             "this is no digest: expected 64 hex digits, found 2 bytes",
             "the file `t` stands twice",
             "`files` takes a file, not another value",
+            "`requird` is no choice of `sandbox`",
+            "a plugin's network is `#true` or `#false`",
+            "`reads` takes a file, not another value",
             "`timeout` needs a value",
         ]
     );

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use plugin_lab::PluginLab;
 use qpipe_cache::KeyDoc;
-use qpipe_engine::conformance::{self, Outcome as Found, Rule, Samples, Setup, Subject};
+use qpipe_engine::conformance::{self, Opened, Outcome as Found, Rule, Samples, Setup, Subject};
 use qpipe_engine::worker::{Limits, PluginCommand, PluginStage, WorkerCommand, Workers, isolate};
 use qpipe_sdk::files::Files;
 use qpipe_sdk::metrics;
@@ -151,7 +151,9 @@ impl Lab {
 
     fn stage_of(&self, kind: &str) -> PluginStage {
         let (kind, command) = (kind.to_owned(), Some("sh".to_owned()));
-        let command = PluginCommand { kind, command, args: args(), ..PluginCommand::default() };
+        // the shell's arguments are no files of the plugin
+        let reads = vec![std::env::current_exe().unwrap()];
+        let command = PluginCommand { kind, command, args: args(), reads, ..PluginCommand::default() };
         PluginStage::start(&command, &self.machine).unwrap()
     }
 
@@ -194,7 +196,8 @@ fn a_plugin_in_rust_passes_every_rule() {
     let lab = Lab::new();
     let subject = Subject::find("sh", &args(), lab.dir.path(), &lab.machine).unwrap();
     let limits = Limits { heartbeat: Duration::from_millis(400), ..Limits::default() };
-    let setup = Setup { machine: &lab.machine, store: &lab.store, limits, device: "cpu" };
+    let opened = Opened::default();
+    let setup = Setup { machine: &lab.machine, store: &lab.store, limits, device: "cpu", opened: &opened };
     let (sets, files, inputs) = (Vec::new(), Vec::new(), Vec::new());
     let report =
         conformance::check(&subject, &setup, &mut Samples { sets, files, inputs, provider: &mut |_| None });

@@ -593,12 +593,22 @@ class _Worker:
         if lacking:
             raise StageError(f"a `run` without {', '.join(f'`{name}`' for name in lacking)}")
         self.job = job = Job(message, self.say, stage, keeps_units=self.minor >= 1)
-        stage.run(*([job, params] if stage.params else [job]))
+        try:
+            stage.run(*([job, params] if stage.params else [job]))
+        except PermissionError as error:
+            # the engine lets no job read code of the program that it was not told of
+            if not self.own.is_untold(error.filename):
+                raise
+            raise _late(Path(error.filename).stem, error.filename) from error
         for module, file in self.own.late(job.scratch):
-            raise ConfigError(f"module `{module}` ({file}) is the program's own and was imported late, so that no key knows "
-                              "its content; import it where the program begins")
+            raise _late(module, file)
         job._finish()
         self.say("done", id=message["id"])
+
+
+def _late(module, file):
+    return ConfigError(f"module `{module}` ({file}) is the program's own and was imported late, so that no key knows "
+                       "its content; import it where the program begins")
 
 
 def _asked(message):
@@ -646,6 +656,12 @@ class _Own:
         self.strays += [(module, file) for module, file in self._loaded()
                         if os.path.realpath(file) not in self.told and scratch not in file.parents]
         return self.strays
+
+    def is_untold(self, file):
+        """Whether a file is an own module that was not told."""
+        if not isinstance(file, str) or not file.endswith(_CODE):
+            return False
+        return self._name(_at(file)) is not None and os.path.realpath(file) not in self.told
 
     def _loaded(self):
         """Own modules that were loaded since this was asked last, each with its file."""

@@ -126,6 +126,11 @@ pub trait Stage: Send + Sync {
         false
     }
 
+    /// Whether these are to reach nothing but what they are given, as far as the machine can hold that.
+    fn is_walled(&self) -> bool {
+        false
+    }
+
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError>;
 }
 

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qpipe_cache::Store;
-use qpipe_engine::conformance::{self, Samples, Setup, Subject};
+use qpipe_engine::conformance::{self, Opened, Samples, Setup, Subject};
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::plan::{self, PlanOptions};
 use qpipe_engine::run::{self, RunOptions};
-use qpipe_engine::worker::Limits;
+use qpipe_engine::worker::{Limits, Sandbox};
 use qpipe_sdk::{Artifact, ArtifactKind, StageRegistry};
 
+use super::walls;
 use crate::args::PluginTestArgs;
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -43,7 +44,12 @@ pub(super) fn test(
     let folder = machine.scratch()?;
     let store = Store::open(&folder.path().join("store"))?;
     let limits = Limits { heartbeat: HEARTBEAT, job: Some(args.timeout), ..Limits::default() };
-    let setup = Setup { machine: &machine, store: &store, limits, device: &args.device };
+    let opened = Opened {
+        sandbox: if args.no_sandbox { Sandbox::Off } else { Sandbox::default() },
+        reads: args.reads.iter().map(|path| here.join(path)).collect(),
+        network: args.network,
+    };
+    let setup = Setup { machine: &machine, store: &store, limits, device: &args.device, opened: &opened };
     let absolute = |given: &[(String, PathBuf)]| {
         given.iter().map(|(name, path)| (name.clone(), here.join(path))).collect::<Vec<_>>()
     };
@@ -54,6 +60,9 @@ pub(super) fn test(
         inputs: absolute(&args.inputs),
         provider: &mut provider,
     };
+    if !args.no_sandbox {
+        walls::tell_of(&machine, printer);
+    }
     let report = conformance::check(&subject, &setup, &mut samples);
     if args.json {
         printer.data(&serde_json::to_string_pretty(&report)?);

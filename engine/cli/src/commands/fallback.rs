@@ -1,14 +1,14 @@
 //! Where `auto` is the CPU and a GPU could be expected, a run says so once.
 
 use qpipe_engine::run::RunOptions;
-use qpipe_sdk::GpuNeed;
 use qpipe_stages::{cuda, machine};
 
+use super::ahead::Ahead;
 use crate::printer::Printer;
 
 /// Tells why there is no GPU, if something is to run that would take any one.
-pub(super) fn tell(needs: &[GpuNeed], options: &RunOptions, printer: &mut Printer) {
-    if options.gpus_are_named || !needs.contains(&GpuNeed::Any) {
+pub(super) fn tell(ahead: &Ahead<'_>, options: &RunOptions, printer: &mut Printer) {
+    if options.gpus_are_named || !ahead.takes_any_gpu() {
         return;
     }
     let has_gpus = machine::has_nvidia_gpus();

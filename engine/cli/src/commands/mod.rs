@@ -1,5 +1,6 @@
 //! One module per command. Each returns its exit, or the error that ended it.
 
+mod ahead;
 mod cache;
 mod cached;
 mod check;
@@ -20,6 +21,7 @@ mod schema;
 mod show;
 mod study;
 mod summary;
+mod walls;
 mod worker;
 mod workers;
 

@@ -14,9 +14,10 @@ use qpipe_engine::ticket::{Cached, Watched};
 use qpipe_engine::worker::isolate;
 use qpipe_sdk::{Cancel, StageRegistry};
 
+use super::ahead::Ahead;
 use super::cached::{self, Tickets};
 use super::study::{self, Loaded, Text};
-use super::{fallback, fetch, summary, workers};
+use super::{fallback, fetch, summary, walls, workers};
 use crate::args::{Args, Format, RunArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -58,9 +59,10 @@ pub(super) fn run(
     if let Some(goals) = &options.goals {
         goals.check(&study, &plan)?;
     }
-    let needs = workers::gpu_needs(&study, &plan, &registry, &options);
-    fallback::tell(&needs, &options, printer);
-    workers::warm(&workers, &needs, &options);
+    let ahead = Ahead::of(&study, &plan, &registry, &options);
+    fallback::tell(&ahead, &options, printer);
+    walls::tell(&ahead, printer);
+    workers::warm(&workers, &ahead.own_needs(), &options);
     let mut recorder = open_record(&store, &study, &plan, printer);
     let result = {
         let mut watching = observers(args.format, printer, recorder.as_mut());

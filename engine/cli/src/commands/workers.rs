@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qpipe_engine::graph::Study;
-use qpipe_engine::plan::{NodeState, Plan};
-use qpipe_engine::run::{self, RunOptions};
+use qpipe_engine::run::RunOptions;
 use qpipe_engine::worker::{Limits, WorkerCommand, Workers};
-use qpipe_sdk::{GpuNeed, StageRegistry};
+use qpipe_sdk::GpuNeed;
 
 use crate::error::CliError;
 use crate::machine;
@@ -41,22 +39,4 @@ pub(super) fn warm(workers: &Arc<Workers>, needs: &[GpuNeed], options: &RunOptio
     for gpu in named.iter().chain(others.iter().take(any.saturating_sub(named.len()))) {
         workers.warm(&format!("cuda:{gpu}"));
     }
-}
-
-/// Which GPUs the nodes ask for that are to run.
-pub(super) fn gpu_needs(
-    study: &Study,
-    plan: &Plan,
-    registry: &StageRegistry,
-    options: &RunOptions,
-) -> Vec<GpuNeed> {
-    let needed = run::needed(study, plan, options.goals.as_ref());
-    let runs = |id: usize| needed[id] && !matches!(plan.nodes[id].state, NodeState::Hit(_));
-    let nodes = study.nodes.iter().filter(|node| runs(node.id.0));
-    let need = |kind: &str, params| {
-        let stage = registry.get(kind)?;
-        // how much memory it needs is another question, so its inputs need not be weighed; a plugin's worker is its own
-        Some(if stage.is_external() { GpuNeed::None } else { stage.resources(params, 0).gpu })
-    };
-    nodes.filter_map(|node| need(&node.kind, &node.params)).collect()
 }

@@ -60,9 +60,10 @@ impl<'a> Bench<'a> {
     /// A new process, which has been told nothing.
     pub(super) fn start(&self) -> Tried<Driver> {
         let starter = Starter {
-            program: &self.subject.program,
-            args: &self.subject.args,
+            subject: self.subject,
+            opened: self.setup.opened,
             machine: self.setup.machine,
+            store: self.setup.store.root(),
             limits: self.setup.limits,
             findings: Arc::clone(&self.findings),
         };

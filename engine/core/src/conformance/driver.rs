@@ -11,11 +11,13 @@ use qpipe_sdk::protocol::{MINOR, PROTOCOL};
 use serde_json::{Value, json};
 
 use super::listen::listen;
-use super::strays;
+use super::{Opened, Subject, strays};
 use crate::worker::launch::{Group, Launch, LaunchError, ending};
 use crate::worker::log::Log;
+use crate::worker::reach::{Own, Reach};
 use crate::worker::scratch::Scratch;
-use crate::worker::{Limits, Machine, WorkerError};
+use crate::worker::wall::{Access, Support, Wall};
+use crate::worker::{Limits, Machine, Sandbox, WorkerError};
 
 /// How long a process that hung up is given to end by itself.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -44,9 +46,11 @@ pub(super) type Shared = Arc<Mutex<Findings>>;
 
 /// A program, and what a process of it is started with.
 pub(super) struct Starter<'a> {
-    pub(super) program: &'a Path,
-    pub(super) args: &'a [String],
+    pub(super) subject: &'a Subject,
+    pub(super) opened: &'a Opened,
     pub(super) machine: &'a Machine,
+    /// The test's own: what is done to it is found, and not hindered.
+    pub(super) store: &'a Path,
     pub(super) limits: Limits,
     pub(super) findings: Shared,
 }
@@ -117,17 +121,19 @@ impl Starter<'_> {
         let folder = Scratch::within(self.machine.temp())?;
         let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
         let launch = Launch {
-            program: self.program.to_owned(),
-            args: self.args.iter().map(Into::into).collect(),
+            program: self.subject.program.clone(),
+            args: self.subject.args.iter().map(Into::into).collect(),
             env: self.machine.environment(home.clone(), tmp),
             folder: home,
             stderr: folder.path().join("stderr"),
         };
         let log = Log::new(launch.stderr.clone());
+        let wall = self.wall(folder.path());
         let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
         let (their_input, mut our_output) = io::pipe().map_err(failed)?;
         let (our_input, their_output) = io::pipe().map_err(failed)?;
-        let group = Group::start(&launch, Stdio::from(their_input), Stdio::from(their_output))?;
+        let group =
+            Group::start(&launch, wall.as_ref(), Stdio::from(their_input), Stdio::from(their_output))?;
         let (sender, heard) = sync_channel(BACKLOG);
         let noise = Arc::clone(&self.findings);
         std::thread::spawn(move || listen(BufReader::new(our_input), &sender, &noise));
@@ -148,6 +154,22 @@ impl Starter<'_> {
             has_spoken: false,
             deaf: None,
         })
+    }
+
+    /// The wall of a plugin, with the whole store within.
+    fn wall(&self, folder: &Path) -> Option<Wall> {
+        let is_open = self.opened.sandbox == Sandbox::Off;
+        if is_open || matches!(self.machine.walls(), Support::None { .. }) {
+            return None;
+        }
+        let (program, file) = (self.subject.program.clone(), self.subject.file().0);
+        let (reads, network) = (self.subject.reads(self.opened), self.opened.network);
+        let reach = Reach { program, file, reads, network };
+        let mut wall = reach.wall(self.machine, Own::Without(&[]));
+        for own in [folder, self.store] {
+            wall.open(own, Access::Write);
+        }
+        Some(wall)
     }
 }
 

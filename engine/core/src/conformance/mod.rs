@@ -39,7 +39,7 @@ pub use report::{Check, Outcome, Report, Rule};
 pub use samples::{Provider, Samples};
 
 use crate::worker::launch::{LaunchError, find_program};
-use crate::worker::{Limits, Machine};
+use crate::worker::{Limits, Machine, Sandbox};
 use bench::Bench;
 
 /// The program that is tested.
@@ -59,6 +59,16 @@ pub struct Setup<'a> {
     pub limits: Limits,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: &'a str,
+    pub opened: &'a Opened,
+}
+
+/// What the words of a `plugin` node would open to it.
+#[derive(Clone, Debug, Default)]
+pub struct Opened {
+    pub sandbox: Sandbox,
+    /// Absolute paths.
+    pub reads: Vec<PathBuf>,
+    pub network: bool,
 }
 
 impl Subject {
@@ -82,6 +92,25 @@ impl Subject {
         args.insert(0, script.display().to_string());
         Ok(Self { program: find_program("python3", folder, search)?, args })
     }
+
+    /// The file of its own that the program reads, and the arguments that follow it.
+    fn file(&self) -> (Option<PathBuf>, &[String]) {
+        match self.args.split_first().filter(|(first, _)| is_named_file(first)) {
+            Some((first, rest)) => (Some(first.into()), rest),
+            None => (None, &self.args),
+        }
+    }
+
+    /// What is opened to it, with the files that its arguments name.
+    fn reads(&self, opened: &Opened) -> Vec<PathBuf> {
+        let named = self.args.iter().filter(|arg| is_named_file(arg)).map(PathBuf::from);
+        named.chain(opened.reads.iter().cloned()).collect()
+    }
+}
+
+fn is_named_file(arg: &str) -> bool {
+    let path = Path::new(arg);
+    path.is_absolute() && path.is_file()
 }
 
 /// Tests a program against every rule.

@@ -224,11 +224,15 @@ fn by_engine(bench: &Bench<'_>, subject: &Tested<'_>, made: &Artifact) -> Tried<
     if bench.has_strays() {
         return skipped("it leaves processes behind, which the engine does not follow");
     }
+    let ((file, args), opened) = (bench.subject.file(), bench.setup.opened);
     let command = PluginCommand {
         kind: spec.kind.to_owned(),
         command: Some(bench.subject.program.display().to_string()),
-        file: None,
-        args: bench.subject.args.clone(),
+        file,
+        args: args.to_vec(),
+        reads: bench.subject.reads(opened),
+        network: opened.network,
+        sandbox: opened.sandbox,
         limits: bench.limits(),
         ..PluginCommand::default()
     };

@@ -26,7 +26,8 @@ pub(super) fn run(ctx: &Context<'_>, machine: &Machine, grace: Duration) -> Resu
     let launch = launch(ctx.params, machine, &job).map_err(StageError::config)?;
     let stdout = File::create(job.stdout())
         .map_err(|e| StageError::Transient(format!("failed to create a log: {e}")))?;
-    let group = Group::start(&launch, Stdio::null(), Stdio::from(stdout)).map_err(|e| start_error(&e))?;
+    let group =
+        Group::start(&launch, None, Stdio::null(), Stdio::from(stdout)).map_err(|e| start_error(&e))?;
     let ended = wait(ctx, group, grace);
     let logs = store_logs(ctx, &job)?;
     let status = ended?;

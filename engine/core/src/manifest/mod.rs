@@ -28,6 +28,7 @@ mod load;
 mod named;
 mod near;
 mod plugin;
+mod plugin_values;
 mod plugin_words;
 mod policies;
 mod report;

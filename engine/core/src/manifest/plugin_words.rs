@@ -14,7 +14,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use kdl::{KdlEntry, KdlIdentifier, KdlNode, KdlValue};
 use qpipe_sdk::Value;
@@ -24,6 +23,7 @@ use super::error::{Errors, ManifestError};
 use super::load::LoadOptions;
 use super::near::suggest;
 use super::plugin::DeclaredPlugin;
+use super::plugin_values::{bad_value, bytes, example, sandbox, seconds};
 use super::scope::{Scope, file, is_name, refuse_block};
 use super::syntax::{arguments, children, entry_span, header_span, key_span, name_span, properties};
 use crate::graph::Span;
@@ -31,9 +31,10 @@ use crate::sources::Sources;
 use crate::worker::{PluginCommand, Transport};
 
 /// Words of one value.
-const SINGLE: [&str; 7] = ["command", "file", "digest", "semantics", "timeout", "memory", "transport"];
+const SINGLE: [&str; 9] =
+    ["command", "file", "digest", "semantics", "timeout", "memory", "transport", "sandbox", "network"];
 /// Words of several values, which stand in the block only.
-const LISTS: [&str; 2] = ["args", "files"];
+const LISTS: [&str; 3] = ["args", "files", "reads"];
 
 /// A `plugin` node; `None` after an error.
 pub(super) fn read(
@@ -161,6 +162,10 @@ impl Reader<'_> {
         let values: Vec<&KdlEntry> = std::iter::once(first).chain(values).collect();
         match word {
             "args" => self.plugin.command.args = texts(node, &values, errors),
+            "reads" => {
+                let paths = values.iter().filter_map(|value| self.path(node, value, errors));
+                self.plugin.command.reads = paths.collect();
+            }
             _ => self.files(node, &values, errors),
         }
     }
@@ -187,6 +192,7 @@ impl Reader<'_> {
             "file" => self.file(node, entry, errors),
             "digest" => self.digest(node, entry, errors),
             "transport" => self.transport(node, entry, errors),
+            "sandbox" | "network" => self.switch(word, entry, errors),
             _ => self.number(word, entry, errors),
         }
     }
@@ -214,14 +220,7 @@ impl Reader<'_> {
             }
         };
         if !is_one {
-            errors.push(ManifestError::BadValue {
-                reason: needs.into(),
-                span: entry_span(entry).into(),
-                help: Some(match entry.name() {
-                    Some(_) => format!("write `{word}={}`", example(word)),
-                    None => format!("write `{word} {}`", example(word)),
-                }),
-            });
+            errors.push(bad_value(needs, word, entry));
         }
     }
 
@@ -252,6 +251,22 @@ impl Reader<'_> {
                 });
             }
         };
+    }
+
+    fn switch(&mut self, word: &str, entry: &KdlEntry, errors: &mut Errors) {
+        let Some(value) = self.scope.literal(entry, errors).map(|literal| literal.value) else { return };
+        let command = &mut self.plugin.command;
+        match (word, value) {
+            ("network", Value::Bool(on)) => command.network = on,
+            ("network", _) => {
+                errors.push(bad_value("a plugin's network is `#true` or `#false`", word, entry));
+            }
+            (_, value) => {
+                if let Some(sandbox) = sandbox(&value, entry, errors) {
+                    command.sandbox = sandbox;
+                }
+            }
+        }
     }
 
     fn files(&mut self, node: &KdlNode, values: &[&KdlEntry], errors: &mut Errors) {
@@ -294,35 +309,4 @@ fn known(words: &[&'static str], word: &str) -> Option<&'static str> {
 fn texts(node: &KdlNode, values: &[&KdlEntry], errors: &mut Errors) -> Vec<String> {
     let texts = values.iter().filter_map(|word| plain_word(node, word, "a text", errors));
     texts.map(str::to_owned).collect()
-}
-
-/// How a word is written, after it.
-fn example(word: &str) -> &'static str {
-    match word {
-        "command" => "\"python3\"",
-        "digest" => "\"b3:…\"",
-        "semantics" => "2",
-        "timeout" => "(min)30",
-        "memory" => "(GiB)4",
-        "transport" => "files",
-        "args" => "\"--fast\"",
-        _ => "\"FILE\"",
-    }
-}
-
-fn seconds(value: &Value) -> Option<Duration> {
-    Duration::try_from_secs_f64(number(value)?).ok().filter(|limit| !limit.is_zero())
-}
-
-/// No process does with less than a MiB: a smaller number lacks its unit.
-fn bytes(value: &Value) -> Option<u64> {
-    number(value).filter(|bytes| *bytes >= f64::from(1 << 20)).map(|bytes| bytes as u64)
-}
-
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Int(int) => Some(*int as f64),
-        Value::Float(float) => Some(*float),
-        _ => None,
-    }
 }

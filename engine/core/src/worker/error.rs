@@ -29,6 +29,9 @@ pub enum WorkerError {
     Changing { name: String },
     #[error("its content is {found}, the manifest says {expected}")]
     Content { expected: PluginDigest, found: PluginDigest },
+    /// It is to run behind a whole wall only.
+    #[error("its `sandbox` is required, and {why}")]
+    Unwalled { why: String },
     #[error("the worker did not answer `{question}` within {} s", after.as_secs_f64())]
     NoAnswer { question: &'static str, after: Duration },
     #[error("the worker speaks qstage {found}, this program speaks {}", qpipe_sdk::protocol::PROTOCOL)]
@@ -126,6 +129,7 @@ impl From<WorkerError> for StageError {
             | WorkerError::NoPlugin(_)
             | WorkerError::Unreadable { .. }
             | WorkerError::Content { .. }
+            | WorkerError::Unwalled { .. }
             | WorkerError::Params(_) => Self::Config(error.to_string()),
             _ => Self::Bug(clipped(error.to_string())),
         }

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+use super::wall::{Wall, WallError};
+
 /// `$1`: file for standard error. Opened before anything else, so that what the shell has to say is kept as well.
 const SCRIPT: &str = r#"exec 3<&0 <&2 2>>"$1" || exit 126
 shift
@@ -62,6 +64,8 @@ pub enum LaunchError {
     NotExecutable { program: PathBuf },
     #[error("failed to start `{}`: {source}", program.display())]
     Start { program: PathBuf, source: io::Error },
+    #[error("`{}` cannot be walled in: {source}", program.display())]
+    Wall { program: PathBuf, source: WallError },
 }
 
 /// The program of a command: a path relative to `folder` if it has a `/`, else a name on the search path.
@@ -98,8 +102,13 @@ pub struct Group {
 }
 
 impl Group {
-    /// Starts a command.
-    pub fn start(launch: &Launch, stdin: Stdio, stdout: Stdio) -> Result<Self, LaunchError> {
+    /// Starts a command, behind a wall if there is one.
+    pub fn start(
+        launch: &Launch,
+        wall: Option<&Wall>,
+        stdin: Stdio,
+        stdout: Stdio,
+    ) -> Result<Self, LaunchError> {
         let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
         // both ends are closed on exec: no other child can hold the writing end
         let (read, lifeline) = io::pipe().map_err(failed)?;
@@ -108,7 +117,13 @@ impl Group {
         command.env_clear().envs(launch.env.iter().map(|(name, value)| (name, value)));
         command.current_dir(&launch.folder).process_group(0);
         command.stdin(Stdio::from(read)).stdout(stdout).stderr(stdin);
-        let child = command.spawn().map_err(failed)?;
+        let child = match wall {
+            None => command.spawn().map_err(failed)?,
+            Some(wall) => {
+                let walled = |source| LaunchError::Wall { program: launch.program.clone(), source };
+                behind(wall, || command.spawn()).map_err(walled)?.map_err(failed)?
+            }
+        };
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| failed(io::Error::other("it has no process number")))?;
         Ok(Self { child, pid, status: None, _lifeline: lifeline })
@@ -179,6 +194,15 @@ impl Drop for Group {
     fn drop(&mut self) {
         let _ended = self.kill();
     }
+}
+
+/// Does something on a thread that is behind a wall, and so is whatever it starts; this thread stays as it is.
+fn behind<T: Send>(wall: &Wall, start: impl FnOnce() -> T + Send) -> Result<T, WallError> {
+    std::thread::scope(|scope| {
+        let walled = || wall.enclose().map(|()| start());
+        let thread = std::thread::Builder::new().spawn_scoped(scope, walled).map_err(WallError::Thread)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// A command's end in words: `exit status 3`, `killed by signal 9`.

@@ -66,7 +66,7 @@ fn streams_arguments_and_the_status_are_the_command_s() {
     fs::write(&input, "hello").unwrap();
     let (mut read, write) = io::pipe().unwrap();
     let mut group =
-        Group::start(&launch, Stdio::from(File::open(input).unwrap()), Stdio::from(write)).unwrap();
+        Group::start(&launch, None, Stdio::from(File::open(input).unwrap()), Stdio::from(write)).unwrap();
     let mut out = String::new();
     read.read_to_string(&mut out).unwrap();
     assert_eq!((out.as_str(), ending(wait(&mut group)).as_str()), ("hello", "exit status 3"));
@@ -77,7 +77,7 @@ fn streams_arguments_and_the_status_are_the_command_s() {
 fn what_a_command_leaves_behind_is_killed_with_it() {
     let place = Place::new();
     let launch = place.launch("sleep 1000 & echo $! > child");
-    let mut group = Group::start(&launch, Stdio::null(), Stdio::null()).unwrap();
+    let mut group = Group::start(&launch, None, Stdio::null(), Stdio::null()).unwrap();
     assert!(wait(&mut group).success());
     assert!(ends(place.number("child")));
 }
@@ -87,14 +87,14 @@ fn a_stop_is_gentle_first_and_then_is_not() {
     let place = Place::new();
     let launch =
         place.launch("trap 'echo stopped > said; exit 0' TERM; echo $$ > pid; while :; do sleep 0.01; done");
-    let mut group = Group::start(&launch, Stdio::null(), Stdio::null()).unwrap();
+    let mut group = Group::start(&launch, None, Stdio::null(), Stdio::null()).unwrap();
     assert_eq!(place.number("pid"), group.id());
     assert!(group.stop(Duration::from_secs(20), || false).unwrap().success());
     assert_eq!(fs::read_to_string(place.dir.path().join("said")).unwrap(), "stopped\n");
 
     let place = Place::new();
     let launch = place.launch("trap '' TERM; sleep 1000 & echo $! > child; echo $$ > pid; wait; sleep 1000");
-    let mut group = Group::start(&launch, Stdio::null(), Stdio::null()).unwrap();
+    let mut group = Group::start(&launch, None, Stdio::null(), Stdio::null()).unwrap();
     let (pid, child) = (place.number("pid"), place.number("child"));
     assert_eq!(ending(group.stop(Duration::from_millis(50), || false).unwrap()), "killed by signal 9");
     assert!(ends(pid) && ends(child));
@@ -112,7 +112,7 @@ fn a_command_that_waits_for_all_its_children_does_not_wait_for_the_watchdog() {
     launch.program = python;
     launch.args = vec!["-c".into(), code.into()];
     let (mut read, write) = io::pipe().unwrap();
-    let mut group = Group::start(&launch, Stdio::null(), Stdio::from(write)).unwrap();
+    let mut group = Group::start(&launch, None, Stdio::null(), Stdio::from(write)).unwrap();
     let mut out = String::new();
     read.read_to_string(&mut out).unwrap();
     assert_eq!(out, "none\n", "{}", tail(&launch.stderr));
@@ -127,7 +127,7 @@ fn victim() {
     let place = Place { dir: tempfile::tempdir().unwrap() };
     let mut launch = place.launch("echo $$ > pid; trap '' TERM; sleep 1000 & echo $! > child; wait");
     launch.folder = folder;
-    let _group = Group::start(&launch, Stdio::null(), Stdio::null()).unwrap();
+    let _group = Group::start(&launch, None, Stdio::null(), Stdio::null()).unwrap();
     std::thread::sleep(Duration::from_secs(1000));
 }
 

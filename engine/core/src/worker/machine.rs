@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 use qpipe_cache::StoreError;
 
 use super::scratch::Scratch;
+use super::wall::{self, Support};
 
 /// Variables that say where things are on this machine. They never enter a key.
 const LOCATIONS: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+
+/// Those of them that are lists of folders.
+const FOLDERS: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 
 /// Variables that say the same on every machine.
 const FIXED: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("TZ", "UTC")];
@@ -22,6 +26,7 @@ pub struct Machine {
     temp: PathBuf,
     /// The user's folder of plugins.
     plugins: Option<PathBuf>,
+    walls: Support,
 }
 
 impl Machine {
@@ -30,13 +35,24 @@ impl Machine {
         let is_location = |(name, _): &(OsString, OsString)| LOCATIONS.iter().any(|known| name == known);
         let mine = format!("qpipe-{}", rustix::process::getuid().as_raw());
         let locations = variables.into_iter().filter(is_location).collect();
-        Self { locations, temp: temp.join(mine), plugins: None }
+        Self { locations, temp: temp.join(mine), plugins: None, walls: wall::support() }
     }
 
     /// The same machine, whose user keeps plugins in this folder.
     #[must_use]
     pub fn with_plugins(self, folder: Option<PathBuf>) -> Self {
         Self { plugins: folder, ..self }
+    }
+
+    /// The same machine, of whose kernel this is known.
+    #[must_use]
+    pub fn with_walls(self, walls: Support) -> Self {
+        Self { walls, ..self }
+    }
+
+    /// How far plugins are walled in here.
+    pub fn walls(&self) -> &Support {
+        &self.walls
     }
 
     /// The user's folder of plugins, if there may be one.
@@ -47,6 +63,13 @@ impl Machine {
     /// `PATH`.
     pub fn search(&self) -> Option<&OsStr> {
         self.locations.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str())
+    }
+
+    /// The folders of programs and libraries that the environment names.
+    pub(crate) fn search_folders(&self) -> Vec<PathBuf> {
+        let lists = self.locations.iter().filter(|(name, _)| FOLDERS.iter().any(|known| name == known));
+        let folders = lists.flat_map(|(_, value)| std::env::split_paths(value).collect::<Vec<_>>());
+        folders.filter(|folder| folder.is_absolute()).collect()
     }
 
     /// A new folder for temporary files, which is removed with the value.

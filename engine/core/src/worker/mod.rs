@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`machine`] | what such a process sees of the machine |
 //! | [`launch`] | a command as a process group that cannot outlive the engine |
+//! | [`wall`] | what such a process can reach, held by the kernel |
+//! | `reach` | what a plugin's wall lets through |
 //! | [`scratch`] | folders for one job each |
 //! | [`files`] | the `files` artifact: what commands and plugins make |
 //! | `document` | a document of a plugin's, with its blobs |
@@ -12,8 +14,9 @@
 //! | `streams` | its two directions |
 //! | [`units`] | what a job's tries leave to the next one |
 //! | `memory`, `log` | what a worker takes of memory, and of the disk by its log |
-//! | [`process`] | a worker process, and a pool of them |
+//! | [`process`], [`pool`] | a worker process, and a pool of them |
 //! | [`search`] | where a plugin is found that names no program |
+//! | `command` | a plugin as a manifest names it |
 //! | `content` | what a plugin consists of, and the digest of it |
 //! | `notes` | what plugins said of themselves, kept in the store |
 //! | [`program`] | a plugin's program, which described itself |
@@ -24,6 +27,7 @@
 //! What runs there is not believed: outputs are looked for where they were declared, hashed and stored by the engine.
 //! A worker that breaks the protocol, falls silent or dies costs one node, as a typed error, and is replaced.
 
+mod command;
 mod content;
 pub(crate) mod document;
 pub mod error;
@@ -35,26 +39,31 @@ pub mod machine;
 mod memory;
 mod notes;
 pub mod plugin;
+pub mod pool;
 pub mod process;
 pub mod program;
+pub(crate) mod reach;
 pub(crate) mod request;
 pub mod scratch;
 pub mod search;
 pub mod session;
 mod streams;
 pub mod units;
+pub mod wall;
 mod workers;
 
 pub use qpipe_sdk::files;
 
+pub use command::{PluginCommand, Sandbox};
 pub(crate) use content::SCRIPT;
 pub use content::{PluginDigest, PluginDigestError};
 pub use error::WorkerError;
 pub use isolate::isolate;
 pub use job::{Finished, Made};
 pub use machine::Machine;
-pub use plugin::{PluginCommand, PluginStage};
-pub use process::{Pool, Worker, WorkerCommand};
+pub use plugin::PluginStage;
+pub use pool::Pool;
+pub use process::{Worker, WorkerCommand};
 pub use program::Program;
 pub use session::{Description, Estimate, Greeting, Limits, Session, Transport, Watch};
 pub use workers::Workers;

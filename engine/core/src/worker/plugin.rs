@@ -13,6 +13,7 @@ use qpipe_sdk::{
     SourceData, Stage, StageError, StageSpec, Value, metrics,
 };
 
+use super::command::{PluginCommand, Sandbox};
 use super::content::{Content, PROGRAM, Part, SCRIPT, SOURCE, Stamp};
 use super::document::{self, ROOT};
 use super::error::WorkerError;
@@ -20,12 +21,13 @@ use super::files::{FileEntry, Files, Output};
 use super::job::{Finished, Made};
 use super::machine::Machine;
 use super::notes::{Answers, Unkept};
-use super::process::Pool;
+use super::pool::Pool;
+use super::process::Worker;
 use super::program::Program;
-use super::request::{Given, length, request};
-use super::scratch::Scratch;
-use super::session::{Limits, Transport, Watch};
-use super::units::Keeper;
+use super::request::{self, Given, length};
+use super::session::Watch;
+use super::units::{Keeper, Units};
+use super::wall::{Access, Wall};
 
 /// What a source of a plugin's own content is called, before the part's name.
 pub(crate) const OWN: &str = "plugin:";
@@ -36,30 +38,11 @@ pub(crate) const ARGS: &str = "plugin:args";
 /// The parameter that names a device, as that of the built-in stages does.
 const DEVICE: &str = "device";
 
-/// `plugin NAME command="python3" "file.py" "--flag"`.
-#[derive(Clone, Debug, Default)]
-pub struct PluginCommand {
-    /// The stage type that it must describe.
-    pub kind: String,
-    /// A program on the search path; `None`: the file is the program.
-    pub command: Option<String>,
-    /// Absolute path of the plugin's own file; without it and `command`, the program is searched for by `kind`.
-    pub file: Option<PathBuf>,
-    pub args: Vec<String>,
-    /// More files that belong to it, by the names that they are given: absolute paths.
-    pub files: Vec<(String, PathBuf)>,
-    /// What stands in keys in place of its content.
-    pub semantics: Option<u32>,
-    /// The folders of the texts it is named in: a plugin that names no program is looked for in their `plugins/` first.
-    pub folders: Vec<PathBuf>,
-    pub transport: Transport,
-    pub limits: Limits,
-}
-
 /// A stage type that a plugin brings.
 pub struct PluginStage {
     described: Described,
     pool: Pool,
+    is_walled: bool,
     /// What the key contains of the plugin itself, unless `semantics` stands for it.
     parts: Vec<Part>,
     /// What they were when it described itself.
@@ -93,6 +76,13 @@ struct Heard {
 /// The files among parameters, as they are now.
 fn stamps(params: &Params) -> Option<Vec<Stamp>> {
     params.files().map(|(_, path)| Stamp::of(path)).collect()
+}
+
+/// The files among parameters, which a question and a job are about.
+fn reached(params: &Params) -> Wall {
+    let mut wall = Wall::default();
+    params.files().for_each(|(_, path)| wall.open(path, Access::Read));
+    wall
 }
 
 /// Whether a source is there for a job to read. What a worker has loaded may be edited while it runs.
@@ -129,9 +119,10 @@ impl PluginStage {
             return Err(WorkerError::Unfingerprinted);
         }
         let (semantics, args, estimates) = (plugin.semantics, plugin.args.clone(), told.estimates);
+        let is_walled = plugin.sandbox != Sandbox::Off;
         let kept = answers.filter(|_| keyed_by == KeyedBy::Params);
         let keyed = Mutex::new(Known { here: BTreeMap::new(), kept, unkept });
-        Ok(Self { described, pool, parts, content, semantics, args, keyed_by, estimates, keyed })
+        Ok(Self { described, pool, is_walled, parts, content, semantics, args, keyed_by, estimates, keyed })
     }
 
     /// What the worker says of these parameters, asked once.
@@ -151,7 +142,7 @@ impl PluginStage {
         let asked = kept.and_then(|kept| kept.question(kind, &name, params.files()).ok());
         let known_before = asked.and_then(|asked| kept?.get(&asked));
         let ask = || {
-            self.pool.with(|worker| {
+            self.pool.with_reach(reached(params), |worker| {
                 let keyed = worker.ask(|session| session.key(kind, json))?;
                 Ok((keyed, *worker.content() == self.content))
             })
@@ -224,27 +215,35 @@ impl PluginStage {
 
     fn work(&self, ctx: &Context<'_>) -> Result<Outcome, WorkerError> {
         self.keep(ctx.store, ctx.params);
-        let scratch = Scratch::new(ctx.store)?;
+        let units = Units::find(ctx);
+        let mut needs = reached(ctx.params);
+        for path in request::files(ctx)?.into_iter().chain(units.paths(ctx.store)) {
+            needs.open(&path, Access::Read);
+        }
+        let own = ctx
+            .sources
+            .iter()
+            .filter_map(|(name, digest)| Some((name.strip_prefix(OWN)?.to_owned(), *digest)));
+        self.pool.run(&own.collect(), ctx.store, needs, |worker| self.work_in(worker, ctx, &units))
+    }
+
+    fn work_in(&self, worker: &mut Worker, ctx: &Context<'_>, units: &Units) -> Result<Outcome, WorkerError> {
+        let scratch = worker.scratch(ctx.store)?;
         let (work, inputs) = (scratch.folder("work")?, scratch.path().join("inputs"));
-        let mut request = request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
+        let mut request = request::request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
         request.device = self.device(ctx);
         let limit = self.pool.limits().job;
         request.deadline_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let given = Given::of(&request, is_given);
         let declared = self.outputs();
         let has_blobs = self.described.files.is_empty() && !self.is_measured();
-        let keeper = Keeper::start(ctx, &work, length(&request)?);
+        let keeper = Keeper::start(units.clone(), &work, length(&request)?);
         let (events, cancel, units) = (ctx.events, ctx.cancel, Some(&keeper));
         let watch = Watch { events, cancel, outputs: Some(&declared), has_blobs, units };
-        let own = ctx
-            .sources
-            .iter()
-            .filter_map(|(name, digest)| Some((name.strip_prefix(OWN)?.to_owned(), *digest)));
-        self.pool.run(&own.collect(), &request, &watch, |finished| {
-            let artifact = self.collect(ctx, &work, &finished)?;
-            given.check()?;
-            Ok(Outcome { artifact, metrics: finished.metrics })
-        })
+        let finished = worker.run(request, &watch)?;
+        let artifact = self.collect(ctx, &work, &finished)?;
+        given.check()?;
+        Ok(Outcome { artifact, metrics: finished.metrics })
     }
 
     fn collect(&self, ctx: &Context<'_>, work: &Path, finished: &Finished) -> Result<Artifact, WorkerError> {
@@ -321,7 +320,8 @@ impl Stage for PluginStage {
     fn resources(&self, params: &Params, _input_bytes: u64) -> Resources {
         let ask = || {
             let json = params_to_json(params)?;
-            self.pool.with(|worker| worker.ask(|session| session.estimate(self.described.spec.kind, json)))
+            let kind = self.described.spec.kind;
+            self.pool.with_reach(reached(params), |worker| worker.ask(|session| session.estimate(kind, json)))
         };
         let memory = if self.estimates { ask().ok().and_then(|told| told.host_bytes) } else { None };
         let gpu = self.asked_device(params).map_or(GpuNeed::None, GpuNeed::of_device);
@@ -330,6 +330,10 @@ impl Stage for PluginStage {
 
     fn is_external(&self) -> bool {
         true
+    }
+
+    fn is_walled(&self) -> bool {
+        self.is_walled
     }
 
     fn run(&self, ctx: &Context<'_>) -> Result<Outcome, StageError> {

@@ -4,14 +4,13 @@ use std::ffi::OsString;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use qpipe_cache::Store;
 use qpipe_sdk::StageEvent;
 use qpipe_sdk::protocol::{FailureClass, RunRequest, transport};
 
-use super::content::{Body, Content, Part, differing};
+use super::content::Content;
 use super::error::{WorkerError, clipped};
 use super::job::Finished;
 use super::launch::{Group, Launch, LaunchError, tail};
@@ -20,6 +19,7 @@ use super::machine::Machine;
 use super::memory::resident;
 use super::scratch::Scratch;
 use super::session::{Limits, Peer, Session, Transport, Watch};
+use super::wall::{Access, Wall};
 
 /// How long a process that hung up is given to end by itself, so that its status can be told.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -39,10 +39,27 @@ const QUEUED: Duration = Duration::from_mins(10);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How much of a job's log stands in the error that it ends with.
 const LAST_LINES: usize = 12;
-/// How often a worker is started anew whose program was changed meanwhile.
-pub(super) const TRIES: usize = 5;
 /// Where its two files are, in its folder.
 const TALK: &str = "talk";
+
+/// What a denied access is called, by the kernel and by languages. Where it is denied a folder, Python looks for a module in the
+/// next one.
+const DENIED: [&str; 4] = ["Permission denied", "PermissionError", "EACCES", "ModuleNotFoundError"];
+/// What helps then.
+const OPENS: &str = "help: a plugin sees its own program and its job's inputs, and no network; `files`, `reads` and `network` of its `plugin` node open more";
+
+/// What a worker is started within.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// `None`: it reaches what its user does.
+    pub(super) wall: Option<Wall>,
+    /// What the wall lets through for the sake of jobs, besides what every job of the plugin may reach.
+    pub(super) granted: Wall,
+    /// Where its jobs have their folders, within the wall.
+    pub(super) room: Option<Scratch>,
+    /// Whether the wall was built for the files that the plugin told of.
+    pub(super) is_told: bool,
+}
 
 /// A running worker. Dropping it kills its process group.
 pub struct Worker {
@@ -51,18 +68,20 @@ pub struct Worker {
     session: Session,
     log: Log,
     transport: Transport,
-    started: SystemTime,
+    pub(super) started: SystemTime,
     /// What its program consisted of when it was started, as far as its pool knew.
-    content: Content,
+    pub(super) content: Content,
+    pub(super) place: Place,
     _folder: Scratch,
 }
 
 impl Worker {
-    pub fn start(
+    pub(super) fn start(
         command: &WorkerCommand,
         machine: &Machine,
         limits: Limits,
         transport: Transport,
+        mut place: Place,
     ) -> Result<Self, WorkerError> {
         let folder = Scratch::within(machine.temp())?;
         let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
@@ -72,15 +91,31 @@ impl Worker {
         let (program, args) = (command.program.clone(), command.args.clone());
         let (started, content) = (SystemTime::now(), Content::new());
         let mut launch = Launch { program, args, env, folder: home, stderr: log.path().to_owned() };
+        if let Some(wall) = &mut place.wall {
+            let own = [Some(folder.path()), place.room.as_ref().map(Scratch::path)];
+            own.into_iter().flatten().for_each(|folder| wall.open(folder, Access::Write));
+        }
         let begun = match transport {
-            Transport::Stdio => over_pipes(&launch, limits),
-            Transport::Files => over_files(&mut launch, &log, &folder.folder(TALK)?, limits),
+            Transport::Stdio => over_pipes(&launch, place.wall.as_ref(), limits),
+            Transport::Files => {
+                over_files(&mut launch, place.wall.as_ref(), &log, &folder.folder(TALK)?, limits)
+            }
         };
         let (mut group, session) = begun?;
         match session {
-            Ok(session) => Ok(Self { group, session, log, transport, started, content, _folder: folder }),
-            Err(error) => Err(explained(error, &mut group, &launch.stderr)),
+            Ok(session) => {
+                Ok(Self { group, session, log, transport, started, content, place, _folder: folder })
+            }
+            Err(error) => Err(helped(explained(error, &mut group, &launch.stderr), place.wall.is_some())),
         }
+    }
+
+    /// A new folder in the store for a job, which it can write to.
+    pub(super) fn scratch(&self, store: &Store) -> Result<Scratch, WorkerError> {
+        Ok(match &self.place.room {
+            Some(room) => Scratch::within(room.path())?,
+            None => Scratch::new(store)?,
+        })
     }
 
     /// Whether it still runs.
@@ -103,7 +138,9 @@ impl Worker {
         &mut self,
         question: impl FnOnce(&mut Session) -> Result<T, WorkerError>,
     ) -> Result<T, WorkerError> {
-        question(&mut self.session).map_err(|error| explained(error, &mut self.group, self.log.path()))
+        let is_walled = self.place.wall.is_some();
+        question(&mut self.session)
+            .map_err(|error| helped(explained(error, &mut self.group, self.log.path()), is_walled))
     }
 
     /// Has it do a job.
@@ -115,7 +152,8 @@ impl Worker {
             watch.events.emit(StageEvent::Log { message: message.clone() });
         }
         let last = said.get(said.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
-        result.map_err(|error| match explained(error, &mut self.group, self.log.path()) {
+        let is_walled = self.place.wall.is_some();
+        let mut explain = |error| match explained(error, &mut self.group, self.log.path()) {
             // it obeyed the signal without a word
             WorkerError::Lost { .. } if watch.cancel.requested() => WorkerError::Cancelled,
             // a traceback, say
@@ -124,7 +162,18 @@ impl Worker {
                 WorkerError::Failed { class: FailureClass::Bug, message }
             }
             other => other,
-        })
+        };
+        result.map_err(|error| helped(explain(error), is_walled))
+    }
+
+    /// Whether it can be trusted with another job.
+    pub(super) fn is_sound(&mut self) -> bool {
+        self.session.is_sound() && self.lives()
+    }
+
+    /// Whether it ended as a job began, before it said a word of it.
+    pub(super) fn died_between_jobs(&self) -> bool {
+        self.session.died_between_jobs()
     }
 }
 
@@ -144,19 +193,19 @@ impl Drop for Worker {
 /// A group, and how its conversation began.
 type Begun = Result<(Group, Result<Session, WorkerError>), WorkerError>;
 
-fn over_pipes(launch: &Launch, limits: Limits) -> Begun {
+fn over_pipes(launch: &Launch, wall: Option<&Wall>, limits: Limits) -> Begun {
     let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
     let (their_input, our_output) = io::pipe().map_err(failed)?;
     let (our_input, their_output) = io::pipe().map_err(failed)?;
-    let group = Group::start(launch, Stdio::from(their_input), Stdio::from(their_output))?;
+    let group = Group::start(launch, wall, Stdio::from(their_input), Stdio::from(their_output))?;
     Ok((group, Session::begin(BufReader::new(our_input), our_output, limits)))
 }
 
-fn over_files(launch: &mut Launch, log: &Log, folder: &Path, limits: Limits) -> Begun {
+fn over_files(launch: &mut Launch, wall: Option<&Wall>, log: &Log, folder: &Path, limits: Limits) -> Begun {
     launch.env.push((transport::FOLDER.into(), folder.into()));
     let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
     transport::create(folder).map_err(failed)?;
-    let group = Group::start(launch, Stdio::null(), Stdio::from(log.open().map_err(failed)?))?;
+    let group = Group::start(launch, wall, Stdio::null(), Stdio::from(log.open().map_err(failed)?))?;
     let (input, output) = transport::engine_ends(folder, group.watch());
     let limits = Limits { hello: limits.hello.max(QUEUED), ..limits };
     Ok((group, Session::over(Transport::Files, input, output, limits)))
@@ -196,158 +245,16 @@ fn explained(error: WorkerError, group: &mut Group, stderr: &Path) -> WorkerErro
     }
 }
 
-/// Workers of one command. A worker that is free and sound is used again: what it has loaded stays loaded.
-pub struct Pool {
-    command: WorkerCommand,
-    machine: Machine,
-    limits: Limits,
-    transport: Transport,
-    free: Mutex<Vec<Worker>>,
-    /// Held while a worker is started before there is work for it.
-    filling: Mutex<()>,
-    /// The files that its workers are made of.
-    body: Mutex<Body>,
-}
-
-impl Pool {
-    pub fn new(command: WorkerCommand, machine: Machine, limits: Limits) -> Self {
-        let (free, body) = (Mutex::new(Vec::new()), Mutex::new(Body::default()));
-        Self { command, machine, limits, transport: Transport::Stdio, free, filling: Mutex::new(()), body }
-    }
-
-    /// With another transport.
-    #[must_use]
-    pub fn over(self, transport: Transport) -> Self {
-        Self { transport, ..self }
-    }
-
-    /// Of workers that are made of these files.
-    #[must_use]
-    pub(super) fn of(self, parts: Vec<Part>, store: Option<&Store>) -> Self {
-        Self { body: Mutex::new(Body::new(parts, store)), ..self }
-    }
-
-    /// Takes in which files its workers are made of.
-    pub(super) fn learn(&self, parts: Vec<Part>) {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner).parts = parts;
-    }
-
-    /// The content of these files at this moment.
-    pub(super) fn content(&self) -> Result<Content, WorkerError> {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner).now()
-    }
-
-    /// The content that a worker was made of, where it can be known: what it was started under is the same now, and what was
-    /// only learned of since has not been touched. A worker of which it cannot be known gets no more to do.
-    pub(super) fn settle(&self, worker: &mut Worker) -> Result<Option<Content>, WorkerError> {
-        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = body.now()?;
-        let is_own = body.parts.iter().all(|part| match worker.content.get(&part.name) {
-            Some(digest) => now.get(&part.name) == Some(digest),
-            None => part.is_untouched_since(worker.started),
-        });
-        if !is_own {
-            return Ok(None);
+/// What helps where a plugin came upon its wall.
+fn helped(error: WorkerError, is_walled: bool) -> WorkerError {
+    let came_upon = |text: &str| is_walled && DENIED.iter().any(|word| text.contains(word));
+    match error {
+        WorkerError::Failed { class: FailureClass::Bug, message } if came_upon(&message) => {
+            WorkerError::Failed { class: FailureClass::Bug, message: format!("{message}\n{OPENS}") }
         }
-        worker.content.clone_from(&now);
-        Ok(Some(now))
-    }
-
-    /// How long its workers may take.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// Starts a worker for whatever comes, unless one is free. Jobs wait for it.
-    pub(super) fn fill(&self) {
-        let _filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(worker) = self.take().or_else(|| self.start().ok()) {
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        WorkerError::Lost { status, said } if came_upon(&said) => {
+            WorkerError::Lost { status, said: format!("{said}\n{OPENS}") }
         }
-    }
-
-    /// Gives a worker, free or new, a job; it is kept for the next one if it is still sound.
-    pub fn with<T>(&self, job: impl FnOnce(&mut Worker) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
-        drop(self.filling.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut worker = self.take().map_or_else(|| self.start(), Ok)?;
-        let result = job(&mut worker);
-        self.put_back(worker, &result);
-        result
-    }
-
-    /// Gives a worker a job of a stage, and takes what it made. A worker that had ended, or was about to, when it got the
-    /// job has not harmed it: another one gets it. `content`: what the job's key says of the program; no worker of another one
-    /// gets the job.
-    pub(super) fn run<T>(
-        &self,
-        content: &Content,
-        request: &RunRequest,
-        watch: &Watch<'_>,
-        collect: impl Fn(Finished) -> Result<T, WorkerError>,
-    ) -> Result<T, WorkerError> {
-        while let Some(mut worker) = self.take() {
-            if differing(content, &worker.content).is_some() {
-                continue;
-            }
-            let result = worker.run(request.clone(), watch);
-            if matches!(result, Err(WorkerError::Lost { .. })) && worker.session.died_between_jobs() {
-                continue;
-            }
-            let result = result.and_then(&collect);
-            self.put_back(worker, &result);
-            return result;
-        }
-        let mut worker = self.start()?;
-        if let Some(name) = differing(content, &worker.content) {
-            return Err(WorkerError::Changing { name: name.to_owned() });
-        }
-        let result = worker.run(request.clone(), watch).and_then(&collect);
-        self.put_back(worker, &result);
-        result
-    }
-
-    fn start(&self) -> Result<Worker, WorkerError> {
-        let mut changed = String::new();
-        for _ in 0..TRIES {
-            let before = self.content()?;
-            let mut worker = Worker::start(&self.command, &self.machine, self.limits, self.transport)?;
-            let after = self.content()?;
-            let Some(name) = differing(&before, &after) else {
-                worker.content = before;
-                return Ok(worker);
-            };
-            name.clone_into(&mut changed);
-        }
-        Err(WorkerError::Changing { name: changed })
-    }
-
-    /// Keeps a worker for the next job if it is still sound.
-    fn put_back<T>(&self, mut worker: Worker, result: &Result<T, WorkerError>) {
-        if is_sound(result) && worker.session.is_sound() && worker.lives() {
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
-        }
-    }
-
-    /// A free worker that has not died meanwhile, of a program that is still the same.
-    fn take(&self) -> Option<Worker> {
-        let content = self.content().ok()?;
-        loop {
-            let mut worker = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            if worker.session.is_sound() && worker.lives() && worker.content == content {
-                return Some(worker);
-            }
-        }
-    }
-}
-
-/// Whether a worker can be trusted with another job: it kept to the protocol, and did not fail in a way that may have
-/// left something broken behind (a sticky device error, memory that is not given back).
-fn is_sound<T>(result: &Result<T, WorkerError>) -> bool {
-    match result {
-        Ok(_) => true,
-        Err(WorkerError::Failed { class, .. }) => {
-            matches!(class, FailureClass::Config | FailureClass::Store | FailureClass::Transient)
-        }
-        Err(_) => false,
+        other => other,
     }
 }

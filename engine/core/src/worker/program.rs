@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use qpipe_cache::Store;
 use qpipe_sdk::protocol::{Capability, StageDescription};
 
+use super::command::{PluginCommand, Sandbox};
 use super::content::{Content, PROGRAM, Part, PluginDigest, SCRIPT};
 use super::error::WorkerError;
 use super::launch::find_program;
 use super::machine::Machine;
 use super::notes::{Answers, Notes, Told, Unkept};
-use super::plugin::PluginCommand;
-use super::process::{Pool, TRIES, Worker, WorkerCommand};
+use super::pool::{Pool, TRIES};
+use super::process::{Worker, WorkerCommand};
+use super::reach::Reach;
 use super::search;
 
 /// A plugin that described itself, now or before.
@@ -39,10 +41,17 @@ impl Program {
         machine: &Machine,
         store: Option<&Store>,
     ) -> Result<Self, WorkerError> {
+        if plugin.sandbox == Sandbox::Required
+            && let Some(why) = machine.walls().note()
+        {
+            return Err(WorkerError::Unwalled { why });
+        }
         let (program, script) = find(plugin, machine)?;
         let script_args = script.iter().map(|path| path.clone().into());
         let args = script_args.chain(plugin.args.iter().map(Into::into)).collect();
         let command = WorkerCommand { program: program.clone(), args, env: Vec::new() };
+        let (reads, network) = (plugin.reads.clone(), plugin.network);
+        let reach = Reach { program: program.clone(), file: script.clone(), reads, network };
         let mut parts = vec![Part::new(PROGRAM, program)];
         parts.extend(script.map(|script| Part::new(SCRIPT, script)));
         let files = plugin.files.iter();
@@ -51,6 +60,7 @@ impl Program {
         parts.iter().skip(1).try_for_each(Part::check)?;
         let pool = Pool::new(command, machine.clone(), plugin.limits).over(plugin.transport);
         let pool = pool.of(parts.clone(), store);
+        let pool = if plugin.sandbox == Sandbox::Off { pool } else { pool.behind(reach) };
         let (told, content, answers, unkept) = if let Some(store) = store {
             let (told, content, answers) = describe_with(store, &pool, &parts, &plugin.args)?;
             (told, content, Some(answers), None)
@@ -115,7 +125,7 @@ fn describe_with(
     let mut content = pool.content()?;
     let notes = Notes::of(store, parts, args, &content);
     if let Some((told, sources)) = notes.told() {
-        pool.learn(parts.iter().cloned().chain(told.parts()).collect());
+        pool.learn(parts.iter().cloned().chain(told.parts()).collect(), told.sources.is_some());
         content.extend(sources);
         let answers = notes.answers(&content);
         return Ok((told, content, answers));
@@ -133,9 +143,10 @@ fn describe_with(
 /// described itself.
 fn describe(pool: &Pool, parts: &[Part]) -> Result<(Told, Content), WorkerError> {
     for _ in 0..TRIES {
+        pool.doubt();
         let (told, content) = pool.with(|worker| {
             let told = ask(worker)?;
-            pool.learn(parts.iter().cloned().chain(told.parts()).collect());
+            pool.learn(parts.iter().cloned().chain(told.parts()).collect(), told.sources.is_some());
             let content = pool.settle(worker)?;
             Ok((told, content))
         })?;

@@ -1,6 +1,6 @@
 //! A stage's context as a request to a worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use qpipe_cache::{Digest, KeyDoc, Store};
@@ -38,6 +38,13 @@ pub(crate) fn request(
         deadline_ms: None,
         units: BTreeMap::new(),
     })
+}
+
+/// The files that a job of this context is given to read, apart from its units.
+pub(super) fn files(ctx: &Context<'_>) -> Result<BTreeSet<PathBuf>, WorkerError> {
+    let inputs = ctx.inputs.values().flat_map(|input| input.refs.iter().chain([&input.digest]));
+    let digests: BTreeSet<&Digest> = inputs.chain(ctx.sources.values()).collect();
+    Ok(digests.into_iter().map(|digest| ctx.store.blob_path(digest)).collect::<Result<_, _>>()?)
 }
 
 /// How long it is as a message.

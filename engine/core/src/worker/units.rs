@@ -52,19 +52,23 @@ pub struct Keeper {
     thread: Option<JoinHandle<()>>,
 }
 
+/// The units of a job, those that earlier tries kept first.
+#[derive(Clone)]
+pub struct Units {
+    store: Store,
+    /// The job; without it units are stored and not found again.
+    doc: Option<KeyDoc>,
+    /// The first number that was not there.
+    next: i64,
+    found: BTreeMap<String, Kept>,
+}
+
 impl Keeper {
-    /// Finds what earlier tries kept. `work`: the scratch folder; `request`: what the worker is told besides, bytes.
-    pub fn start(ctx: &Context<'_>, work: &Path, request: usize) -> Self {
-        let mut keeping = Keeping {
-            store: ctx.store.clone(),
-            work: work.to_owned(),
-            doc: ctx.doc.cloned(),
-            next: 0,
-            found: BTreeMap::new(),
-        };
-        keeping.find();
-        let told = told(ctx.store, &keeping.found, MAX_LINE.saturating_sub(request + AROUND));
-        let found = keeping.found.clone().into_iter().filter(|(name, _)| told.contains_key(name)).collect();
+    /// Keeps further units. `work`: the scratch folder; `request`: what the worker is told besides, bytes.
+    pub fn start(units: Units, work: &Path, request: usize) -> Self {
+        let told = told(&units.store, &units.found, MAX_LINE.saturating_sub(request + AROUND));
+        let found = units.found.clone().into_iter().filter(|(name, _)| told.contains_key(name)).collect();
+        let mut keeping = Keeping { units, work: work.to_owned() };
         let (asked, requests) = channel::<(String, String)>();
         let (results, stored) = channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -137,56 +141,32 @@ pub(super) fn is_unit_name(name: &str) -> bool {
     is_inside(Path::new(name)) && !name.contains(char::is_control)
 }
 
-/// The thread's side.
-struct Keeping {
-    store: Store,
-    work: PathBuf,
-    /// The job; without it units are stored and not found again.
-    doc: Option<KeyDoc>,
-    /// The first number that was not there.
-    next: i64,
-    found: BTreeMap<String, Kept>,
-}
-
-impl Keeping {
-    fn find(&mut self) {
-        while let Some(doc) = self.key(self.next)
-            && let Lookup::Hit(record) = self.store.lookup(&doc.key())
+impl Units {
+    /// Finds what earlier tries kept.
+    pub fn find(ctx: &Context<'_>) -> Self {
+        let (store, doc) = (ctx.store.clone(), ctx.doc.cloned());
+        let mut units = Self { store, doc, next: 0, found: BTreeMap::new() };
+        while let Some(doc) = units.key(units.next)
+            && let Lookup::Hit(record) = units.store.lookup(&doc.key())
         {
             for (name, output) in &record.outputs {
-                let kept = Kept { digest: output.digest, bytes: output.bytes, number: self.next };
-                self.found.insert(name.clone(), kept);
+                let kept = Kept { digest: output.digest, bytes: output.bytes, number: units.next };
+                units.found.insert(name.clone(), kept);
             }
-            self.next += 1;
+            units.next += 1;
         }
+        units
+    }
+
+    /// The files of those that were found. One that is gone by now is as good as not kept.
+    pub fn paths(&self, store: &Store) -> Vec<PathBuf> {
+        self.found.values().filter_map(|kept| store.blob_path(&kept.digest).ok()).collect()
     }
 
     fn key(&self, number: i64) -> Option<KeyDoc> {
         let mut doc = self.doc.clone()?.param(NUMBER, number);
         doc.kind += "/unit";
         Some(doc)
-    }
-
-    fn keep(
-        &mut self,
-        name: &str,
-        path: &str,
-        since: Instant,
-        stop: &AtomicBool,
-    ) -> Result<Kept, WorkerError> {
-        let file = resolve(&self.work, name, path)?;
-        let (digest, bytes) = keep_file(&self.store, name, &file, &|| !stop.load(Ordering::Relaxed))?;
-        let before = self.found.get(name).copied();
-        if let Some(kept) = before.filter(|kept| kept.digest == digest) {
-            return Ok(kept);
-        }
-        let number = before.map_or_else(|| self.free(), |kept| kept.number);
-        let kept = Kept { digest, bytes, number };
-        if let Some(doc) = self.key(number) {
-            self.store.commit(&record(doc, name, kept, since.elapsed().as_millis() as u64))?;
-        }
-        self.found.insert(name.to_owned(), kept);
-        Ok(kept)
     }
 
     /// A number that no unit has.
@@ -198,6 +178,37 @@ impl Keeping {
         }
         self.next += 1;
         self.next - 1
+    }
+}
+
+/// The thread's side.
+struct Keeping {
+    units: Units,
+    work: PathBuf,
+}
+
+impl Keeping {
+    fn keep(
+        &mut self,
+        name: &str,
+        path: &str,
+        since: Instant,
+        stop: &AtomicBool,
+    ) -> Result<Kept, WorkerError> {
+        let file = resolve(&self.work, name, path)?;
+        let units = &mut self.units;
+        let (digest, bytes) = keep_file(&units.store, name, &file, &|| !stop.load(Ordering::Relaxed))?;
+        let before = units.found.get(name).copied();
+        if let Some(kept) = before.filter(|kept| kept.digest == digest) {
+            return Ok(kept);
+        }
+        let number = before.map_or_else(|| units.free(), |kept| kept.number);
+        let kept = Kept { digest, bytes, number };
+        if let Some(doc) = units.key(number) {
+            units.store.commit(&record(doc, name, kept, since.elapsed().as_millis() as u64))?;
+        }
+        units.found.insert(name.to_owned(), kept);
+        Ok(kept)
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::WorkerError;
 use super::machine::Machine;
-use super::process::{Pool, Worker, WorkerCommand};
+use super::pool::Pool;
+use super::process::{Worker, WorkerCommand};
 use super::session::Limits;
 
 /// What the names of GPUs begin with.

@@ -192,6 +192,8 @@ def answer(message):
 
 if DEFECT == "environment":
     os.environ["SHOUT_HOME"]
+if DEFECT == "peeks":
+    open(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".hidden")).close()
 threading.Thread(target=work, daemon=True).start()
 for line in sys.stdin:
     answer(json.loads(line))

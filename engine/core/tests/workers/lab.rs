@@ -9,6 +9,7 @@ use qpipe_engine::limits::{Limits as RunLimits, Retry};
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunEvent, RunEventKind, RunOptions, RunResult, run};
+use qpipe_engine::worker::wall::Support;
 use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
 use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
 
@@ -17,7 +18,7 @@ use crate::python;
 
 pub(crate) struct Lab {
     /// Removed with it, unless it is another process's.
-    _owned: Option<tempfile::TempDir>,
+    _owned: Option<[tempfile::TempDir; 2]>,
     pub(crate) dir: PathBuf,
     machine: Machine,
 }
@@ -33,13 +34,24 @@ impl Lab {
             fs::copy(package("tests/plugins").join(name), dir.path().join(name)).unwrap();
         }
         fs::copy(package(KIT), dir.path().join("qpipe_stage.py")).unwrap();
+        // what the plugins note for the tests lies where every process may write, and looks as if it lay beside them
+        let shared = tempfile::tempdir_in("/dev/shm").unwrap();
+        for name in ["did", "farewell", "stop"] {
+            std::os::unix::fs::symlink(shared.path().join(name), dir.path().join(name)).unwrap();
+        }
         let lab = Self::at(dir.path());
-        Some(Self { _owned: Some(dir), ..lab })
+        Some(Self { _owned: Some([dir, shared]), ..lab })
     }
 
     /// The laboratory of another process.
     pub(crate) fn at(dir: &Path) -> Self {
         Self { machine: machine(dir), dir: dir.to_owned(), _owned: None }
+    }
+
+    /// The same on a machine whose kernel can hold this.
+    pub(crate) fn on(&self, walls: Support) -> Self {
+        let machine = self.machine.clone().with_walls(walls);
+        Self { machine, dir: self.dir.clone(), _owned: None }
     }
 
     pub(crate) fn store(&self) -> Store {

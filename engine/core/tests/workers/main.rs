@@ -17,3 +17,4 @@ mod kit;
 mod lab;
 mod over_files;
 mod units;
+mod walled;

@@ -1,0 +1,262 @@
+//! What a plugin can reach, and what it cannot: over real processes and the kernel's own walls.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
+
+use qpipe_engine::worker::wall::{self, Support};
+use qpipe_engine::worker::{Limits, PluginCommand, Sandbox, WorkerError};
+use qpipe_sdk::{ErrorClass, StageRegistry};
+
+use crate::hows::hows;
+use crate::lab::{Lab, failure, runs};
+
+/// A laboratory with `pry.py` in a folder of its own, and a secret beside that.
+struct Yard {
+    lab: Lab,
+}
+
+impl Yard {
+    /// `None` where there is no Python, or the kernel holds no whole wall, after saying so.
+    fn new(test: &str) -> Option<Self> {
+        if let Some(why) = wall::support().note() {
+            let _unseen = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+            return None;
+        }
+        let lab = Lab::new(test)?;
+        let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"));
+        fs::create_dir(lab.dir.join("pry")).unwrap();
+        fs::copy(root.join("tests/plugins/pry.py"), lab.dir.join("pry/pry.py")).unwrap();
+        lab.file("secret", "a secret");
+        lab.file("pry/note", "a note");
+        Some(Self { lab })
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.lab.dir.join(name).display().to_string()
+    }
+
+    fn command(&self) -> PluginCommand {
+        self.lab.command("pry", "pry/pry.py", &[], Limits::default())
+    }
+
+    fn registry(&self) -> StageRegistry {
+        self.lab.start(&self.command()).unwrap()
+    }
+
+    /// What comes of one try.
+    fn try_it(&self, registry: &StageRegistry, how: &str, at: &str) -> String {
+        self.try_with(registry, how, at, "").0
+    }
+
+    /// The same with more words; and who tried.
+    fn try_with(&self, registry: &StageRegistry, how: &str, at: &str, more: &str) -> (String, String) {
+        let (result, _) = self.lab.run(registry, &format!("pry a {{\n how {how}\n at {at:?}\n {more}\n}}"));
+        assert_eq!(hows(&result.nodes).replace('c', "r"), "r", "{result:?}");
+        let output = |name: &str| self.lab.output(&result.nodes[0], name);
+        (output("out"), output("pid"))
+    }
+}
+
+const DENIED: &str = "PermissionError";
+
+#[test]
+fn a_plugin_reaches_nothing_that_it_was_not_given() {
+    let Some(yard) = Yard::new("a_plugin_reaches_nothing_that_it_was_not_given") else { return };
+    let registry = yard.registry();
+    let other = yard.lab.store().put_bytes(b"of another job").unwrap();
+    let other = yard.lab.store().blob_path(&other).unwrap().display().to_string();
+    let home = std::env::var("HOME").ok().filter(|home| std::path::Path::new(home).is_dir());
+    let home = home.unwrap_or_else(|| yard.path("."));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let engine = std::process::id().to_string();
+    let name = format!("qpipe-test-{engine}");
+    let _socket = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let program = fs::read(yard.lab.dir.join("pry/pry.py")).unwrap();
+    yard.lab.file("book", "a book");
+    for (how, at) in [
+        ("read", yard.path("secret")),
+        ("truncate", yard.path("secret")),
+        ("append", yard.path("secret")),
+        ("remove", yard.path("secret")),
+        ("make", yard.path("new")),
+        ("make", yard.path("pry/new")),
+        ("read", yard.path("pry/note")),
+        ("append", "SELF".into()),
+        ("read", other.clone()),
+        ("remove", other.clone()),
+        ("list", yard.path("store")),
+        ("list", yard.path("store/scratch")),
+        ("list", home.clone()),
+        ("make", format!("{home}/qpipe-was-here")),
+        ("list", "/tmp".into()),
+        ("make", "/etc/qpipe-was-here".into()),
+        ("read", format!("/proc/{engine}/environ")),
+        ("kill", engine),
+        ("connect", port),
+        ("bind", "0".into()),
+        ("abstract", name),
+    ] {
+        assert_eq!(yard.try_it(&registry, how, &at), DENIED, "{how} {at}");
+    }
+    let book = format!("book {:?}", yard.path("book"));
+    assert_eq!(yard.try_with(&registry, "read", "BOOK", &book).0, "done");
+    assert_eq!(yard.try_with(&registry, "append", "BOOK", &book).0, DENIED);
+    assert_eq!(yard.try_with(&registry, "truncate", "BOOK", &book).0, DENIED);
+    let kept = ["secret", "pry/note", "book"].map(|name| yard.lab.read(name));
+    assert_eq!(kept, ["a secret", "a note", "a book"]);
+    assert_eq!(fs::read(yard.lab.dir.join("pry/pry.py")).unwrap(), program);
+    assert_eq!(fs::read(other).unwrap(), b"of another job");
+    assert!(!yard.lab.dir.join("new").exists() && !yard.lab.dir.join("pry/new").exists());
+}
+
+#[test]
+fn what_is_denied_costs_one_node_and_is_explained() {
+    let Some(yard) = Yard::new("what_is_denied_costs_one_node_and_is_explained") else { return };
+    let secret = yard.path("secret");
+    let stages = format!("pry a {{\n how read\n at {secret:?}\n loud #true\n}}\npry b {{\n how nothing\n}}");
+    let (result, _) = yard.lab.run(&yard.registry(), &stages);
+    assert_eq!(hows(&result.nodes), "Fr", "{result:?}");
+    let (class, message) = failure(&result);
+    assert_eq!(class, ErrorClass::Bug);
+    assert!(message.contains("Permission denied") && message.contains("`reads`"), "{message}");
+    // without a wall, a wall is no help
+    let open = PluginCommand { sandbox: Sandbox::Off, ..yard.command() };
+    let stages = "pry a {\n how read\n at \"/nowhere/PermissionError\"\n loud #true\n}";
+    let (result, _) = yard.lab.run(&yard.lab.start(&open).unwrap(), stages);
+    assert!(!failure(&result).1.contains("`reads`"));
+}
+
+const LATE: &str = "
+import qpipe_stage as qpipe
+
+
+@qpipe.stage('late', outputs={'out': 'nothing'})
+def late(job):
+    '''Imports late.'''
+    import helpers.beside
+    job.output('out').write_text(helpers.beside.TEXT)
+
+
+qpipe.main()
+";
+
+#[test]
+fn a_module_that_no_key_knows_is_named() {
+    let Some(yard) = Yard::new("a_module_that_no_key_knows_is_named") else { return };
+    fs::create_dir(yard.lab.dir.join("helpers")).unwrap();
+    yard.lab.file("late.py", LATE);
+    yard.lab.file("helpers/beside.py", "TEXT = 'helps'\n");
+    let run = |command: &PluginCommand| yard.lab.run(&yard.lab.start(command).unwrap(), "late a").0;
+    let command = yard.lab.command("late", "late.py", &[], Limits::default());
+    let (class, message) = failure(&run(&command));
+    assert_eq!(class, ErrorClass::Config);
+    let says = ["module `beside`", "helpers/beside.py", "import it where the program begins"];
+    assert!(says.iter().all(|text| message.contains(text)), "{message}");
+    // of a package, all is told
+    yard.lab.file("helpers/__init__.py", "");
+    assert_eq!(hows(&run(&command).nodes), "r");
+}
+
+#[test]
+fn each_word_opens_its_part() {
+    let Some(yard) = Yard::new("each_word_opens_its_part") else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    yard.lab.file("beside", "not told of");
+    let tries = [
+        ("read", yard.path("secret")),
+        ("append", yard.path("secret")),
+        ("read", yard.path("beside")),
+        ("read", yard.path("pry/note")),
+        ("connect", port),
+        ("make", yard.path("made")),
+    ];
+    let opened = |command: &PluginCommand| {
+        let registry = yard.lab.start(command).unwrap();
+        let done = |(how, at): &(&str, String)| yard.try_it(&registry, how, at) == "done";
+        let all: Vec<bool> = tries.iter().map(done).collect();
+        fs::remove_dir_all(yard.lab.dir.join("store")).unwrap();
+        all
+    };
+    let base = yard.command();
+    assert_eq!(opened(&base), [false, false, false, false, false, false]);
+    let reads = PluginCommand { reads: vec![yard.path("secret").into()], ..base.clone() };
+    assert_eq!(opened(&reads), [true, false, false, false, false, false]);
+    let network = PluginCommand { network: true, ..base.clone() };
+    assert_eq!(opened(&network), [false, false, false, false, true, false]);
+    let files = PluginCommand { files: vec![("note".into(), yard.path("pry/note").into())], ..base.clone() };
+    assert_eq!(opened(&files), [false, false, false, true, false, false]);
+    let off = PluginCommand { sandbox: Sandbox::Off, ..base };
+    assert_eq!(opened(&off), [true; 6]);
+}
+
+#[test]
+fn jobs_of_the_same_inputs_share_a_process_and_others_do_not_see_them() {
+    let test = "jobs_of_the_same_inputs_share_a_process_and_others_do_not_see_them";
+    let Some(yard) = Yard::new(test) else { return };
+    yard.lab.file("a", "a");
+    yard.lab.file("b", "b");
+    let registry = yard.registry();
+    let [a, b] = ["a", "b"].map(|name| format!("book {:?}", yard.path(name)));
+    let tried = |at: &str, more: &str| yard.try_with(&registry, "read", at, more);
+    let (first, pid) = tried("BOOK", &a);
+    assert_eq!(first, "done");
+    assert_eq!(tried(&yard.path("a"), &a), ("done".into(), pid.clone()));
+    assert_eq!(tried("/nowhere", &a), ("FileNotFoundError".into(), pid.clone()));
+    let (second, other) = tried("BOOK", &b);
+    assert_eq!(second, "done");
+    assert_ne!(other, pid);
+    assert!(!runs(&pid), "one that is idle ends for a new one");
+    assert_eq!(tried(&yard.path("a"), &b), (DENIED.into(), other.clone()));
+    // nor does one that has no inputs
+    assert_eq!(tried(&yard.path("b"), "").0, DENIED);
+    assert!(!runs(&other));
+}
+
+#[test]
+fn of_two_jobs_at_once_none_sees_the_other() {
+    let Some(yard) = Yard::new("of_two_jobs_at_once_none_sees_the_other") else { return };
+    yard.lab.file("a", "a");
+    let registry = yard.registry();
+    // the folders of a worker's jobs are its own
+    let (_, pid) = yard.try_with(&registry, "nothing", "", &format!("book {:?}", yard.path("a")));
+    let rooms =
+        || fs::read_dir(yard.lab.dir.join("store/scratch")).unwrap().flatten().map(|room| room.path());
+    let room = rooms().find(|room| room.is_dir()).unwrap();
+    yard.lab.file("b", "b");
+    let book = format!("book {:?}", yard.path("b"));
+    let other = yard.registry();
+    let (said, tried_by) = yard.try_with(&other, "list", &room.display().to_string(), &book);
+    assert_eq!(said, DENIED);
+    assert_ne!(tried_by, pid);
+    drop((registry, other));
+    assert_eq!(rooms().count(), 0, "nothing of a worker outlives it");
+}
+
+#[test]
+fn a_wall_that_is_required_is_there_or_the_plugin_is_refused() {
+    let Some(yard) = Yard::new("a_wall_that_is_required_is_there_or_the_plugin_is_refused") else { return };
+    let command = PluginCommand { sandbox: Sandbox::Required, ..yard.command() };
+    assert_eq!(yard.try_it(&yard.lab.start(&command).unwrap(), "read", &yard.path("secret")), DENIED);
+    for (walls, why) in [
+        (
+            Support::None { why: "there is no such kernel" },
+            "plugins are not walled in: there is no such kernel",
+        ),
+        (Support::Part { missing: vec!["TCP"] }, "this kernel cannot hold TCP"),
+    ] {
+        let lab = yard.lab.on(walls);
+        let error = lab.start(&command).err().unwrap();
+        assert!(matches!(error, WorkerError::Unwalled { .. }), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    // where it is not required, it runs without
+    let lab = yard.lab.on(Support::None { why: "there is no such kernel" });
+    fs::remove_dir_all(yard.lab.dir.join("store")).unwrap();
+    assert_eq!(yard.try_it(&lab.start(&yard.command()).unwrap(), "read", &yard.path("secret")), "done");
+}
