@@ -5,6 +5,7 @@
 //! | [`machine`] | what such a process sees of the machine |
 //! | [`launch`] | a command as a process group that cannot outlive the engine |
 //! | [`wall`] | what such a process can reach, held by the kernel |
+//! | `procfs` | what it can reach of `/proc` |
 //! | `reach` | what a plugin's wall lets through |
 //! | [`scratch`] | folders for one job each |
 //! | [`files`] | the `files` artifact: what commands and plugins make |
@@ -41,6 +42,7 @@ mod notes;
 pub mod plugin;
 pub mod pool;
 pub mod process;
+mod procfs;
 pub mod program;
 pub(crate) mod reach;
 pub(crate) mod request;

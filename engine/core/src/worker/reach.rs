@@ -103,6 +103,7 @@ impl Reach {
         for device in entries(Path::new("/dev")) {
             if device.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NVIDIA)) {
                 wall.open(&device, Access::Device);
+                wall.open_names();
             }
         }
         for folder in machine.search_folders() {

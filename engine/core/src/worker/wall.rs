@@ -26,6 +26,8 @@ use landlock::{
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
+use super::procfs::{self, PROC};
+
 /// The interface whose rights a wall is made of; of an older one, as many as there are.
 const KNOWN: ABI = ABI::V7;
 
@@ -76,6 +78,8 @@ impl Entry {
 pub struct Wall {
     entries: BTreeMap<PathBuf, Entry>,
     tcp: bool,
+    /// Whether threads can be given names.
+    names: bool,
 }
 
 impl Wall {
@@ -96,6 +100,12 @@ impl Wall {
         self.tcp = true;
     }
 
+    /// Lets threads give each other names, without which NVIDIA's driver does not start. Where the rest of `/proc` cannot be
+    /// kept from root, this is not to be had.
+    pub fn open_names(&mut self) {
+        self.names = true;
+    }
+
     /// Everything that `other` lets be reached, too.
     pub fn extend(&mut self, other: &Self) {
         for (path, entry) in &other.entries {
@@ -103,11 +113,14 @@ impl Wall {
             self.entries.insert(path.clone(), Entry { access, ..*entry });
         }
         self.tcp |= other.tcp;
+        self.names |= other.names;
     }
 
     /// Whether who is behind this wall reaches what `other` has: also not where a file was put in another's place since.
     pub fn covers(&self, other: &Self) -> bool {
-        other.entries.iter().all(|(path, wanted)| self.reaches(path, wanted)) && (self.tcp || !other.tcp)
+        other.entries.iter().all(|(path, wanted)| self.reaches(path, wanted))
+            && (self.tcp || !other.tcp)
+            && (self.names || !other.names)
     }
 
     fn reaches(&self, path: &Path, wanted: &Entry) -> bool {
@@ -135,6 +148,12 @@ impl Wall {
             if let Some(file) = opened(path)?.filter(|_| !rights.is_empty()) {
                 rules = rules.add_rule(PathBeneath::new(file, rights))?;
             }
+        }
+        if self.names
+            && procfs::guard()
+            && let Some(proc) = opened(Path::new(PROC))?
+        {
+            rules = rules.add_rule(PathBeneath::new(proc, AccessFs::WriteFile | AccessFs::Truncate))?;
         }
         lay_down().map_err(WallError::Rights)?;
         match rules.restrict_self()?.ruleset {

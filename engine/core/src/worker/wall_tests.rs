@@ -67,6 +67,29 @@ fn each_access_lets_its_own_be_done() {
 }
 
 #[test]
+fn threads_get_names_and_the_machine_keeps_its_settings() {
+    let test = "threads_get_names_and_the_machine_keeps_its_settings";
+    let Some(yard) = Yard::new(test) else { return };
+    let name = |comm: &str| fs::write("/proc/thread-self/comm", comm);
+    let writable = |path: &str| fs::OpenOptions::new().write(true).open(path).is_ok();
+    let mut wall = yard.wall(&[("in", Access::Read)]);
+    wall.open(Path::new("/proc"), Access::Read);
+    assert!(behind(&wall, || is_denied(&name("denied"))));
+    wall.open_names();
+    let (can_name, settings) = behind(&wall, || {
+        let settings = ["/proc/sys/kernel/printk", "/proc/sys/vm/swappiness", "/proc/sysrq-trigger"];
+        (name("named").is_ok(), settings.map(writable))
+    });
+    assert_eq!(settings, [false; 3]);
+    if !can_name {
+        // root that may not mount, in a container whose `/proc` is not kept from it
+        assert!(rustix::process::geteuid().is_root());
+        let told = format!("skipped: {test}: /proc cannot be kept from root here\n");
+        let _unseen = io::Write::write_all(&mut io::stderr(), told.as_bytes());
+    }
+}
+
+#[test]
 fn who_can_write_makes_no_device_and_brings_nothing_in() {
     let Some(yard) = Yard::new("who_can_write_makes_no_device_and_brings_nothing_in") else { return };
     let (inside, outside) = (yard.path("in/link"), yard.path("b"));
@@ -90,6 +113,9 @@ fn a_wall_covers_what_it_has_and_what_lies_below() {
     let mut network = folder.clone();
     network.open_tcp();
     assert!(network.covers(&folder) && !folder.covers(&network));
+    let mut names = folder.clone();
+    names.open_names();
+    assert!(names.covers(&folder) && !folder.covers(&names));
     let mut both = yard.wall(&[("b", Access::Read)]);
     both.extend(&network);
     assert!(both.covers(&network) && both.covers(&yard.wall(&[("b", Access::Read)])));
