@@ -104,7 +104,7 @@ def torch_device(job, params):
     if not on_cuda:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise qpipe.ConfigError(f"torch {torch.__version__} cannot use the CUDA device `{cuda_device()}`; `device cpu` "
+        raise qpipe.DeviceError(f"torch {torch.__version__} cannot use the CUDA device `{cuda_device()}`; `device cpu` "
                                 "does without one")
     return torch.device("cuda:0" if job.device == "auto" else job.device)
 

@@ -25,6 +25,7 @@ without the engine: `python3 tally.py --try tally text=a.txt --out DIR`.
 """
 
 import dataclasses
+import errno
 import importlib.machinery
 import inspect
 import json
@@ -41,8 +42,8 @@ import typing
 from pathlib import Path
 
 __all__ = [
-    "Blob", "Cancelled", "ConfigError", "Input", "Job", "Metric", "OutOfDeviceMemory", "OutOfHostMemory", "StageError",
-    "Tensor", "TransientError", "main", "param", "port", "read_safetensors", "stage", "write_safetensors",
+    "Blob", "Cancelled", "ConfigError", "DeviceError", "Input", "Job", "Metric", "OutOfDeviceMemory", "OutOfHostMemory",
+    "StageError", "Tensor", "TransientError", "main", "param", "port", "read_safetensors", "stage", "write_safetensors",
 ]
 __version__ = "0.2.0"
 
@@ -62,6 +63,11 @@ class StageError(Exception):
 class ConfigError(StageError):
     """The study asks for something impossible; the message names it."""
     kind = "config"
+
+
+class DeviceError(StageError):
+    """There is no such device, or it cannot be used."""
+    kind = "device"
 
 
 class TransientError(StageError):
@@ -564,7 +570,7 @@ class _Worker:
                 # what a stage says by itself needs no trace of where
                 if not isinstance(error, StageError):
                     traceback.print_exc()
-                self.say("error", id=id, **{"class": _class(error), "message": _told(error)})
+                self.say("error", id=id, **{"class": _class(error, self.minor), "message": _told(error)})
             finally:
                 self.job = None
         else:
@@ -733,9 +739,13 @@ def _code_in(folder, been):
             yield from _code_in(path, been)
 
 
-def _class(error):
+def _class(error, minor):
+    if isinstance(error, DeviceError) and minor < 1:
+        return "config"
     if isinstance(error, StageError):
         return error.kind
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and minor >= 1:
+        return "store"
     if isinstance(error, MemoryError):
         return "oom-host"
     return "oom-device" if type(error).__name__ == "OutOfMemoryError" else "bug"

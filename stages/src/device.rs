@@ -82,7 +82,8 @@ impl ComputeDevice {
 
     /// Does what computes on the device, which is open then. That a GPU's memory is exhausted, which burn tells by panicking where a result is
     /// read, is an error; models that were kept there make room first, and `work` is done once more. Afterwards the device
-    /// has back what nobody uses.
+    /// has back what nobody uses. What else goes wrong in the driver may stick to the process, and may not happen in another one:
+    /// it is worth trying again there.
     pub(crate) fn computing<T>(self, work: impl Fn() -> Result<T, StageError>) -> Result<T, StageError> {
         if self == Self::Cpu {
             return work();
@@ -93,10 +94,16 @@ impl ComputeDevice {
             self.device().memory_cleanup();
             was_kept
         };
-        within_memory(&work, &make_room).unwrap_or_else(|bytes| {
-            let gib = bytes as f64 / f64::from(1 << 30);
-            Err(StageError::OomDevice(format!("{self} has no room for another {gib:.1} GiB")))
-        })
+        match catch_unwind(AssertUnwindSafe(|| within_memory(&work, &make_room))) {
+            Ok(done) => done.unwrap_or_else(|bytes| {
+                let gib = bytes as f64 / f64::from(1 << 30);
+                Err(StageError::OomDevice(format!("{self} has no room for another {gib:.1} GiB")))
+            }),
+            Err(panic) => match driver_error(&*panic) {
+                Some(error) => Err(StageError::Transient(format!("{self} failed: {error}"))),
+                None => resume_unwind(panic),
+            },
+        }
     }
 
     /// Lets go of the models that are kept on the device, and has it give back what nobody uses.
@@ -132,11 +139,18 @@ fn within_memory<T>(work: &dyn Fn() -> T, make_room: &dyn Fn() -> bool) -> Resul
     })
 }
 
+fn panic_text(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied())
+}
+
+/// What a panic says, if an error of the driver is behind it.
+fn driver_error(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic_text(panic).filter(|text| text.contains("CUDA_ERROR_"))
+}
+
 /// How many bytes a device did not have, if that is what a panic says.
 fn refused_bytes(panic: &(dyn Any + Send)) -> Option<u64> {
-    let text =
-        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied())?;
-    let (_, asked) = text.split_once("out of device memory allocating ")?;
+    let (_, asked) = panic_text(panic)?.split_once("out of device memory allocating ")?;
     asked.split_whitespace().next()?.parse().ok()
 }
 
@@ -215,6 +229,10 @@ mod tests {
         assert_eq!(refused_bytes(&*panicked(told)), Some(33_554_432));
         assert_eq!(refused_bytes(&*panicked("out of luck".to_owned())), None);
         assert_eq!(refused_bytes(&*catch_unwind(|| std::panic::panic_any(7)).unwrap_err()), None);
+        let broken =
+            "called `Result::unwrap()`: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal access\")";
+        assert_eq!(driver_error(&*panicked(broken.to_owned())), Some(broken));
+        assert_eq!(driver_error(&*panicked("index out of bounds".to_owned())), None);
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub enum CliError {
     #[error("the engine does not keep to the protocol: {0}")]
     #[diagnostic(code(qpipe::cli::serve))]
     Serve(#[from] qpipe_sdk::protocol::ServeError),
+    #[error("standard output cannot be kept for messages: {source}")]
+    #[diagnostic(code(qpipe::cli::streams))]
+    Streams { source: io::Error },
     #[error("the record of run `{run}` has `{text}` for a key")]
     #[diagnostic(code(qpipe::cli::no_key), help("nothing was removed or pinned"))]
     NoKey { run: String, text: String },
@@ -148,7 +151,7 @@ impl CliError {
             | Self::Record(_)
             | Self::UnreadableRun(_)
             | Self::NoKey { .. } => Exit::Store,
-            Self::Program { .. } | Self::Serve(_) | Self::Json(_) => Exit::StageFailed,
+            Self::Program { .. } | Self::Streams { .. } | Self::Serve(_) | Self::Json(_) => Exit::StageFailed,
         }
     }
 }

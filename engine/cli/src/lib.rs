@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod commands;
+mod descriptors;
 pub mod error;
 pub mod exit;
 mod machine;
@@ -32,6 +33,7 @@ pub fn main_with(registry: &StageRegistry, args: impl IntoIterator<Item = OsStri
 /// runs in its threads, so the process should end now.
 pub fn run_with(registry: &StageRegistry, args: impl IntoIterator<Item = OsString>) -> Exit {
     panics::mute_workers();
+    descriptors::keep_from_children();
     let signals = signals::Signals::default();
     let mut printer = Printer::of_process();
     let exit = dispatch(registry, args, &mut printer, &|| signals.watch());

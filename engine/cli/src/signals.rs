@@ -43,6 +43,13 @@ impl Signals {
     }
 }
 
+/// From now on they do nothing: somebody else acts on them.
+pub(crate) fn ignore() {
+    if let Ok(signals) = iterator::Signals::new([SIGINT, SIGTERM]) {
+        std::mem::forget(signals);
+    }
+}
+
 fn take(signal: i32, cancel: &Cancel, first: &AtomicI32) {
     if first.swap(signal, Ordering::SeqCst) != 0 {
         #[expect(clippy::exit, reason = "the second signal means: at once")]

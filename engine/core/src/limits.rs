@@ -16,6 +16,9 @@ pub struct Limits {
     pub gpus: Option<Gpus>,
 }
 
+/// No machine has a GPU of a higher number.
+pub const LAST_GPU: usize = 1023;
+
 /// Which GPUs a run may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gpus {
@@ -98,7 +101,9 @@ pub fn parse_gpus(text: &str) -> Option<Gpus> {
     }
     let ordinals: Vec<usize> = text.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
     let is_known = |(at, ordinal): (usize, &usize)| ordinals[..at].contains(ordinal);
-    (!ordinals.iter().enumerate().any(is_known)).then_some(Gpus::These(ordinals))
+    let is_wrong =
+        ordinals.iter().any(|ordinal| *ordinal > LAST_GPU) || ordinals.iter().enumerate().any(is_known);
+    (!is_wrong).then_some(Gpus::These(ordinals))
 }
 
 /// A size with its unit: `24GiB`, `500MB`. `None` for anything else, nothing included.
@@ -147,7 +152,7 @@ mod tests {
     fn gpus_are_all_or_ordinals() {
         assert_eq!(parse_gpus("all"), Some(Gpus::All));
         assert_eq!(parse_gpus("2,0"), Some(Gpus::These(vec![2, 0])));
-        assert!(["", "x", "0,", "-1", "0,0", "0 1"].iter().all(|text| parse_gpus(text).is_none()));
+        assert!(["", "x", "0,", "-1", "0,0", "0 1", "1024"].iter().all(|text| parse_gpus(text).is_none()));
     }
 
     #[test]

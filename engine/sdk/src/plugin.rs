@@ -12,6 +12,7 @@
 //! ([`Context::unit`](crate::Context::unit)) survive a kill.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -85,11 +86,17 @@ fn serve(registry: &StageRegistry, worker: &str) -> Result<(), PluginError> {
         let (input, output) = transport::worker_ends(Path::new(&folder), transport::PATIENCE);
         return Ok(protocol::serve_plugin(registry, worker, input, output, leave_soon)?);
     }
-    // whatever prints must not stand among the messages
-    let output = rustix::io::dup(io::stdout()).map_err(io::Error::from)?;
-    rustix::stdio::dup2_stdout(io::stderr()).map_err(io::Error::from)?;
-    let output = std::fs::File::from(output);
-    Ok(protocol::serve_plugin(registry, worker, io::stdin().lock(), output, leave_soon)?)
+    Ok(protocol::serve_plugin(registry, worker, io::stdin().lock(), messages()?, leave_soon)?)
+}
+
+/// Standard output, for messages alone: whatever else prints, libraries too, does so to standard error from now on.
+///
+/// # Errors
+/// Where the process has no room for another descriptor, or one of the two streams is closed.
+pub fn messages() -> io::Result<File> {
+    let output = rustix::io::dup(io::stdout())?;
+    rustix::stdio::dup2_stdout(io::stderr())?;
+    Ok(output.into())
 }
 
 /// Ends the program in a while, whatever still runs in it: nobody hears of it any more.

@@ -34,6 +34,7 @@ use crate::args::{Args, Command, RunsCommand};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::printer::Printer;
+use crate::signals;
 
 /// Runs the command of parsed arguments.
 pub fn run(
@@ -62,7 +63,7 @@ pub fn run(
         Command::Devices { json } => devices::devices(*json, printer),
         Command::Worker { device } => {
             // a signal that reaches the engine and its workers alike is the engine's to act on
-            let _unheard = cancel();
+            signals::ignore();
             worker::serve(registry, device.as_deref())
         }
         Command::Cache(command) => cache::run(&existing(&args.store)?, command, printer),

@@ -55,11 +55,11 @@ pub(super) fn run(
     fetch::fetch(&study, &registry, printer, &cancel)?;
     let store = store.map_or_else(|| Store::open(&all.store), Ok)?;
     let plan = plan::plan(&study, &registry, &store, &PlanOptions { force })?;
-    let options = with_machine(options, &plan, args);
+    let options = RunOptions { free_gpu: workers::free_gpu(&workers), ..with_machine(options, &plan, args) };
     if let Some(goals) = &options.goals {
         goals.check(&study, &plan)?;
     }
-    let ahead = Ahead::of(&study, &plan, &registry, &options);
+    let ahead = Ahead::of(&study, &plan, &loaded, &options);
     fallback::tell(&ahead, &options, printer);
     walls::tell(&ahead, printer);
     workers::warm(&workers, &ahead.own_needs(), &options);

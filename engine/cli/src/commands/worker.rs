@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use qpipe_sdk::StageRegistry;
 use qpipe_sdk::protocol::{self, transport};
+use qpipe_sdk::{StageRegistry, plugin};
 use qpipe_stages::device::ComputeDevice;
 
 use crate::error::CliError;
@@ -21,7 +21,10 @@ pub(super) fn serve(registry: &StageRegistry, device: Option<&str>) -> Result<Ex
             let (input, output) = transport::worker_ends(Path::new(&folder), transport::PATIENCE);
             protocol::serve(registry, name, input, output)?;
         }
-        None => protocol::serve(registry, name, std::io::stdin().lock(), std::io::stdout())?,
+        None => {
+            let output = plugin::messages().map_err(|source| CliError::Streams { source })?;
+            protocol::serve(registry, name, std::io::stdin().lock(), output)?;
+        }
     }
     Ok(Exit::Ok)
 }

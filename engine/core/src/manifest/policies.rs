@@ -20,14 +20,12 @@ use super::near::suggest;
 use super::scope::{BYTES, Scope, TIMES, refuse_block};
 use super::syntax::{arguments, children, entry_span, header_span, key_span, name_span, properties};
 use crate::graph::Span;
-use crate::limits::{Gpus, Limits, PerStage, Retry};
+use crate::limits::{Gpus, LAST_GPU, Limits, PerStage, Retry};
 
 /// Tries beyond this are no policy.
 const MAX_RETRIES: i64 = 100;
 /// Nodes of `resources`.
 const RESOURCES: [&str; 2] = ["memory", "gpus"];
-/// No machine has more GPUs.
-const MAX_GPU: i64 = 1023;
 /// The longest time that can be stated, seconds: ten years.
 const MAX_SECONDS: f64 = 315_360_000.0;
 
@@ -156,9 +154,10 @@ impl<'a> Policies<'a> {
         for entry in &entries {
             match self.scope.literal(entry, errors)?.value {
                 Value::Text(text) if text == "all" && entries.len() == 1 => return Some(Gpus::All),
-                Value::Int(n @ 0..=MAX_GPU) if !ordinals.contains(&(n as usize)) => ordinals.push(n as usize),
+                Value::Int(n) if is_gpu(n) && !ordinals.contains(&(n as usize)) => ordinals.push(n as usize),
                 other => {
-                    wrong("gpus", "`all`, or numbers of GPUs, each once", &other, entry, errors);
+                    let expected = "`all` alone, or numbers of GPUs such as `gpus 0 2`, each once";
+                    wrong("gpus", expected, &other, entry, errors);
                     return None;
                 }
             }
@@ -207,6 +206,10 @@ impl<'a> Policies<'a> {
         wrong(param, &format!("a number with a unit such as `{example}`"), &value, entry, errors);
         None
     }
+}
+
+fn is_gpu(number: i64) -> bool {
+    usize::try_from(number).is_ok_and(|ordinal| ordinal <= LAST_GPU)
 }
 
 fn number(value: &Value) -> Option<f64> {

@@ -136,6 +136,10 @@ impl Dispatcher<'_> {
         let unknown = || StageError::Config(format!("no stage type is called `{}`", study_node.kind));
         let cancel = self.stop.child();
         if let Some(gpu) = lease.gpu {
+            if self.tries.get(&id).is_some_and(|tries| tries.alone) {
+                self.options.free_gpu.free(gpu);
+                self.residents.forget(gpu);
+            }
             self.residents.read(gpu, candidate.inputs.values().map(|input| input.digest));
         }
         let device = lease.gpu.map_or_else(|| self.options.device.clone(), |gpu| format!("cuda:{gpu}"));

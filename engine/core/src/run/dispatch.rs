@@ -179,8 +179,8 @@ impl<'a> Dispatcher<'a> {
             Ok(Finished { record, how }) => return self.done(id, how, record),
             Err(error) => error,
         };
-        // in all likelihood its worker is replaced
-        if let Some(gpu) = running.lease.gpu {
+        let stays = matches!(error.class(), ErrorClass::Config | ErrorClass::Store);
+        if let Some(gpu) = running.lease.gpu.filter(|_| !stays) {
             self.residents.forget(gpu);
         }
         // a worker that was killed for not stopping is lost, but that is not why the node ended

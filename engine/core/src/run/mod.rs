@@ -31,7 +31,7 @@ mod watch;
 
 pub use dispatch::run;
 pub use event::{EVENTS_SCHEMA, RunEvent, RunEventKind, RunObserver};
-pub use options::{FailureMode, RunOptions};
+pub use options::{FailureMode, FreeGpu, RunOptions};
 pub use qpipe_sdk::metrics;
 pub use result::{Counts, How, NodeResult, RunOutcome, RunResult};
 pub use select::{Goals, SelectError, Selection, check_stage_names, named, needed};

@@ -1,6 +1,8 @@
 //! How to run.
 
+use std::fmt;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use qpipe_sdk::Cancel;
@@ -21,6 +23,28 @@ pub enum FailureMode {
     KeepGoing,
 }
 
+/// What gives back the memory of a GPU, by ordinal; the default has nothing to give back.
+#[derive(Clone, Default)]
+pub struct FreeGpu(Option<Arc<dyn Fn(usize) + Send + Sync>>);
+
+impl FreeGpu {
+    pub fn by(free: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(free)))
+    }
+
+    pub(super) fn free(&self, gpu: usize) {
+        if let Some(free) = &self.0 {
+            free(gpu);
+        }
+    }
+}
+
+impl fmt::Debug for FreeGpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "FreeGpu(..)" } else { "FreeGpu" })
+    }
+}
+
 /// Options of one run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -33,6 +57,8 @@ pub struct RunOptions {
     pub gpus_are_named: bool,
     /// Host memory that the estimates of what runs may add up to, bytes; `None`: not counted.
     pub memory: Option<u64>,
+    /// Has what the run keeps on a GPU go, for a node that found no room there.
+    pub free_gpu: FreeGpu,
     pub limits: Limits,
     /// How long a node that was asked to stop, by a failure or its timeout, may take before it is killed.
     pub grace: Duration,
@@ -52,6 +78,7 @@ impl Default for RunOptions {
             gpus: Vec::new(),
             gpus_are_named: false,
             memory: None,
+            free_gpu: FreeGpu::default(),
             limits: Limits::default(),
             grace: Duration::from_secs(10),
             device: "auto".into(),

@@ -4,7 +4,7 @@
 //! | class | tried again |
 //! |---|---|
 //! | transient (a network fault, a lost worker) | as often as the policy says, each pause twice the last |
-//! | out of memory, host or device | once, with nothing else running |
+//! | out of memory, host or device | once, with nothing else running, unless the policy has no further tries at all |
 //! | everything else, timeouts too | never |
 
 use std::time::Duration;
@@ -28,13 +28,16 @@ impl Tries {
     /// Notes a failure of this class; the pause before the next try, if there is to be one.
     pub(super) fn after(&mut self, class: ErrorClass, policy: Retry) -> Option<Duration> {
         let out_of_memory = matches!(class, ErrorClass::OomHost | ErrorClass::OomDevice);
-        let passing = class == ErrorClass::Transient || (out_of_memory && !self.alone);
-        if !passing || self.again >= policy.times {
+        let again = match class {
+            ErrorClass::Transient => self.again < policy.times,
+            _ => out_of_memory && !self.alone && policy.times > 0,
+        };
+        if !again {
             return None;
         }
         self.alone |= out_of_memory;
-        self.again += 1;
-        Some(policy.wait.saturating_mul(1 << (self.again - 1).min(16)).min(LONGEST))
+        self.again += u32::from(!out_of_memory);
+        Some(policy.wait.saturating_mul(1 << self.again.saturating_sub(1).min(16)).min(LONGEST))
     }
 }
 
@@ -62,7 +65,10 @@ mod tests {
     #[test]
     fn out_of_memory_is_tried_once_more_and_alone() {
         let mut tries = Tries::default();
-        assert!(tries.after(ErrorClass::OomDevice, POLICY).is_some());
+        for _ in 0..4 {
+            tries.after(ErrorClass::Transient, POLICY);
+        }
+        assert!(tries.after(ErrorClass::OomDevice, POLICY).is_some(), "whatever else happened before");
         assert!(tries.alone);
         assert_eq!(tries.after(ErrorClass::OomHost, POLICY), None);
     }
@@ -75,5 +81,6 @@ mod tests {
         }
         let never = Retry { times: 0, ..POLICY };
         assert_eq!(Tries::default().after(ErrorClass::Transient, never), None);
+        assert_eq!(Tries::default().after(ErrorClass::OomHost, never), None);
     }
 }

@@ -31,8 +31,10 @@ pub struct Pool {
     /// What its workers' wall is made of; `None`: they reach what their user does.
     reach: Option<Reach>,
     free: Mutex<Vec<Worker>>,
-    /// Held while a worker is started before there is work for it.
-    filling: Mutex<()>,
+    /// Held while a worker is started before there is work for it; whether there was work.
+    has_worked: Mutex<bool>,
+    /// Whether what passed by itself elsewhere is a reason not to trust a worker here.
+    is_strict: bool,
     /// The files that its workers are made of.
     body: Mutex<Body>,
     /// Whether these are all that its workers need of their own folder.
@@ -43,14 +45,21 @@ impl Pool {
     pub fn new(command: WorkerCommand, machine: Machine, limits: Limits) -> Self {
         let (free, body) = (Mutex::new(Vec::new()), Mutex::new(Body::default()));
         let (transport, is_told) = (Transport::Stdio, AtomicBool::new(false));
-        let filling = Mutex::new(());
-        Self { command, machine, limits, transport, reach: None, free, filling, body, is_told }
+        let has_worked = Mutex::new(false);
+        let (reach, is_strict) = (None, false);
+        Self { command, machine, limits, transport, reach, free, has_worked, is_strict, body, is_told }
     }
 
     /// With another transport.
     #[must_use]
     pub fn over(self, transport: Transport) -> Self {
         Self { transport, ..self }
+    }
+
+    /// Of workers that are replaced also after a failure that may pass: on a GPU it may stick to the process.
+    #[must_use]
+    pub(super) fn strict(self) -> Self {
+        Self { is_strict: true, ..self }
     }
 
     /// Of workers behind a wall, as far as the machine has any.
@@ -105,7 +114,10 @@ impl Pool {
 
     /// Starts a worker for whatever comes, unless one is free. Jobs wait for it.
     pub(super) fn fill(&self) {
-        let (_filling, needs) = (lock(&self.filling), self.needs(Wall::default()));
+        let (has_worked, needs) = (lock(&self.has_worked), self.needs(Wall::default()));
+        if *has_worked {
+            return;
+        }
         if let Some(worker) = self.take(&needs, None).or_else(|| self.start(&needs, None).ok()) {
             lock(&self.free).push(worker);
         }
@@ -122,7 +134,7 @@ impl Pool {
         needs: Wall,
         job: impl FnOnce(&mut Worker) -> Result<T, WorkerError>,
     ) -> Result<T, WorkerError> {
-        drop(lock(&self.filling));
+        *lock(&self.has_worked) = true;
         let needs = self.needs(needs);
         let mut worker = self.take(&needs, None).map_or_else(|| self.start(&needs, None), Ok)?;
         let result = job(&mut worker);
@@ -209,7 +221,7 @@ impl Pool {
 
     /// Keeps a worker for the next job if it is still sound.
     fn put_back<T>(&self, mut worker: Worker, result: &Result<T, WorkerError>) {
-        if is_sound(result) && worker.is_sound() {
+        if is_sound(result, self.is_strict) && worker.is_sound() {
             lock(&self.free).push(worker);
         }
     }
@@ -229,6 +241,12 @@ impl Pool {
                 return Some(worker);
             }
         }
+    }
+
+    /// Ends workers that have nothing to do.
+    pub(super) fn clear(&self) {
+        let free = std::mem::take(&mut *lock(&self.free));
+        drop(free);
     }
 
     /// Whether a worker reaches what it has to. For a job it reaches that and no more, also of its own folder, and has room in
@@ -253,12 +271,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Whether a worker can be trusted with another job: it kept to the protocol, and did not fail in a way that may have
 /// left something broken behind (a sticky device error, memory that is not given back).
-fn is_sound<T>(result: &Result<T, WorkerError>) -> bool {
+fn is_sound<T>(result: &Result<T, WorkerError>, is_strict: bool) -> bool {
     match result {
         Ok(_) => true,
-        Err(WorkerError::Failed { class, .. }) => {
-            matches!(class, FailureClass::Config | FailureClass::Store | FailureClass::Transient)
-        }
+        Err(WorkerError::Failed { class, .. }) => match class {
+            FailureClass::Config | FailureClass::Store => true,
+            FailureClass::Transient => !is_strict,
+            _ => false,
+        },
         Err(_) => false,
     }
 }

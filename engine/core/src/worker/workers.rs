@@ -1,11 +1,12 @@
 //! The program's own workers: one for each GPU, and others for stages that want to be alone.
 //!
 //! A GPU's worker lives as long as the run. Models that it has loaded stay in the device's memory from node to node, and
-//! what goes wrong on a device (a crash, an error that sticks to its context) costs one node: the next one gets a new
-//! worker.
+//! what goes wrong on a device (a crash, an error that sticks to its context) costs one try of one node: the next one gets
+//! a new worker.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::error::WorkerError;
 use super::machine::Machine;
@@ -34,6 +35,8 @@ impl Workers {
         machine: Machine,
         limits: Limits,
     ) -> Self {
+        // it is the program's own: the run says how long it may take to stop, and then kills it
+        let limits = Limits { grace: Duration::MAX, ..limits };
         let alone = Pool::new(command(None), machine.clone(), limits);
         Self { command: Box::new(command), machine, limits, alone, of_devices: Mutex::default() }
     }
@@ -67,9 +70,15 @@ impl Workers {
         std::thread::spawn(move || pool.fill());
     }
 
+    /// Ends the worker of a device that has nothing to do, with all that it keeps there.
+    pub fn release(&self, device: &str) {
+        self.pool(device).clear();
+    }
+
     fn pool(&self, device: &str) -> Arc<Pool> {
         let mut pools = self.of_devices.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Pool::new((self.command)(Some(device)), self.machine.clone(), self.limits));
+        let new =
+            || Arc::new(Pool::new((self.command)(Some(device)), self.machine.clone(), self.limits).strict());
         Arc::clone(pools.entry(device.to_owned()).or_insert_with(new))
     }
 }

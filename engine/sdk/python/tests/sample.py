@@ -1,5 +1,6 @@
 """Stage types for the kit's tests."""
 
+import errno
 import json
 import os
 import subprocess
@@ -64,6 +65,7 @@ def fail(job: qpipe.Job, params: Failure):
     errors = {
         "config": qpipe.ConfigError("no"), "transient": qpipe.TransientError("later"), "host": MemoryError(),
         "device": OutOfMemoryError("full"), "defect": KeyError("glue"), "kit": qpipe.OutOfDeviceMemory("too much"),
+        "absent": qpipe.DeviceError("no GPU"), "disk": OSError(errno.ENOSPC, "full"),
     }
     if params.how in errors:
         raise errors[params.how]

@@ -1,5 +1,6 @@
 """The kit's side of the protocol: `python3 -m unittest discover engine/sdk/python/tests`."""
 
+import errno
 import io
 import json
 import os
@@ -129,6 +130,8 @@ class Run(unittest.TestCase):
                 "device": ("oom-device", "OutOfMemoryError: full"),
                 "defect": ("bug", "KeyError: 'glue'"),
                 "kit": ("oom-device", "too much"),
+                "absent": ("device", "no GPU"),
+                "disk": ("store", f"OSError: [Errno {errno.ENOSPC}] full"),
                 "undeclared": ("bug", "`fail` declares no output `other`, only out"),
             }
             for how, error in expected.items():

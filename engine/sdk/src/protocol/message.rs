@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use qpipe_cache::Digest;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::describe::StageDescription;
 use super::line::Message;
@@ -161,7 +161,7 @@ pub struct Keyed {
 }
 
 /// Why a job failed, as a worker states it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureClass {
     Config,
@@ -173,7 +173,37 @@ pub enum FailureClass {
     Bug,
 }
 
+/// A class of a later minor version is a defect to this one: nothing else is known of it.
+impl<'de> Deserialize<'de> for FailureClass {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let all = [Self::Config, Self::Device, Self::OomDevice, Self::OomHost, Self::Store, Self::Transient];
+        let word = String::deserialize(from)?;
+        Ok(all.into_iter().find(|class| class.word() == word).unwrap_or(Self::Bug))
+    }
+}
+
 impl FailureClass {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Device => "device",
+            Self::OomDevice => "oom-device",
+            Self::OomHost => "oom-host",
+            Self::Store => "store",
+            Self::Transient => "transient",
+            Self::Bug => "bug",
+        }
+    }
+
+    /// What an engine of a minor version is told in its place.
+    pub(super) fn known_to(self, minor: u32) -> Self {
+        match self {
+            Self::Device if minor < 1 => Self::Config,
+            Self::Store if minor < 1 => Self::Bug,
+            other => other,
+        }
+    }
+
     /// The error that the engine makes of it.
     pub fn error(self, message: String) -> StageError {
         match self {

@@ -101,7 +101,7 @@ fn serve_as(
     ended: impl FnOnce(),
 ) -> Result<(), ServeError> {
     let (output, job, store) = (Mutex::new(output), Mutex::new(None), Mutex::new(None));
-    let server = Server { owner, registry, output, job, store };
+    let mut server = Server { owner, registry, minor: 0, output, job, store };
     let interval = match server.greet(worker, &mut input) {
         Ok(interval) => interval,
         Err(error) => return Err(server.refuse(error)),
@@ -125,6 +125,8 @@ fn serve_as(
 struct Server<'r, W> {
     owner: Owner,
     registry: &'r StageRegistry,
+    /// The engine's minor version.
+    minor: u32,
     output: Mutex<W>,
     /// The job that runs.
     job: Mutex<Option<(u64, Cancel)>>,
@@ -150,17 +152,18 @@ impl<W: Write + Send> Server<'_, W> {
         error
     }
 
-    fn greet(&self, worker: &str, input: &mut impl BufRead) -> Result<Duration, ServeError> {
+    fn greet(&mut self, worker: &str, input: &mut impl BufRead) -> Result<Duration, ServeError> {
         let mut line = Vec::new();
         if !read_line(input, &mut line)? {
             return Err(ServeError::NoHello);
         }
-        let Request::Hello { protocol, heartbeat_ms, .. } = decode(&line)? else {
+        let Request::Hello { protocol, minor, heartbeat_ms, .. } = decode(&line)? else {
             return Err(ServeError::NoHello);
         };
         if !(protocol.min..=protocol.max).contains(&PROTOCOL) {
             return Err(ServeError::Version { min: protocol.min, max: protocol.max });
         }
+        self.minor = minor;
         let capabilities = self.owner.capabilities().iter().map(|known| known.word().to_owned()).collect();
         let worker = worker.to_owned();
         self.send(&Reply::Hello { protocol: PROTOCOL, minor: MINOR, worker, capabilities });
@@ -362,7 +365,7 @@ impl<W: Write + Send> Server<'_, W> {
     fn report(&self, id: u64, error: &StageError) {
         match FailureClass::of(error) {
             None => self.send(&Reply::Cancelled { id }),
-            Some((class, message)) => self.fail(id, class, message),
+            Some((class, message)) => self.fail(id, class.known_to(self.minor), message),
         }
     }
 
