@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::program::{Counts, Project, STUDY};
 use crate::python;
@@ -72,4 +73,18 @@ fn the_pipeline_of_commands_runs_and_reruns_what_a_change_reaches() {
     let last = project.counts();
     assert_eq!(last.ran + last.cached, all.ran);
     assert_eq!(last.ran, 2, "the last stage of both cells");
+}
+
+#[test]
+fn what_qpipe_was_handed_is_not_handed_on() {
+    let study = "qpipe 1 name=open\nexec look {\n    command \"test ! -e /proc/self/fd/7 && echo closed\"\n    \
+                 shell #true\n    stdout seen\n}\n";
+    let project = Project::new(study);
+    // the shell's `test` sees it, and would in a command that inherits it
+    let script = "exec 7<study.kdl; test -e /proc/self/fd/7 && exec \"$0\" run study.kdl";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_qpipe")]).current_dir(project.path("."));
+    let output = shell.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(project.counts(), Counts { ran: 1, cached: 0 });
 }

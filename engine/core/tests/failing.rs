@@ -4,11 +4,12 @@
 
 mod steps;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use qpipe_engine::limits::{Limits, PerStage, Retry};
-use qpipe_engine::run::{FailureMode, RunEvent, RunEventKind, RunOptions, RunOutcome, RunResult};
-use qpipe_sdk::ErrorClass;
+use qpipe_engine::run::{FailureMode, FreeGpu, RunEvent, RunEventKind, RunOptions, RunOutcome, RunResult};
+use qpipe_sdk::{ErrorClass, Value};
 use steps::{Steps, does, ends};
 
 const NOW: Duration = Duration::from_millis(1);
@@ -141,4 +142,17 @@ fn one_that_ignores_its_timeout_is_given_up_and_its_slot_freed() {
     let (result, _) = steps.run(&options);
     assert_eq!((ends(&result).as_str(), result.abandoned), ("Fr", 1));
     assert_eq!(classes(&result), [ErrorClass::Timeout]);
+}
+
+#[test]
+fn a_node_that_found_no_room_on_a_gpu_has_what_is_kept_there_go() {
+    let steps = Steps::new()
+        .cell("a", &[("oom", None, &[does("oom:1"), ("device", Value::Text("cuda:1".into()))])])
+        .cell("b", &[("other", None, &[does("config:1"), ("device", Value::Text("cuda:0".into()))])]);
+    let freed = Arc::new(Mutex::new(Vec::new()));
+    let asked = Arc::clone(&freed);
+    let free_gpu = FreeGpu::by(move |gpu| asked.lock().unwrap().push(gpu));
+    let options = RunOptions { gpus: vec![0, 1], free_gpu, failure: FailureMode::KeepGoing, ..options() };
+    assert_eq!(ends(&steps.run(&options).0), "rF");
+    assert_eq!(*freed.lock().unwrap(), [1], "before the second try, and for no other node");
 }
