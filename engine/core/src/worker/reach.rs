@@ -37,13 +37,12 @@ const SYSTEM: [&str; 11] = [
 const ASKED: [&str; 3] = ["/etc", "/proc", "/sys"];
 /// Where the names of other machines are found out.
 const NAMES: [&str; 3] = ["/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager"];
-const DEVICES: [&str; 9] = [
+const DEVICES: [&str; 8] = [
     "/dev/null",
     "/dev/zero",
     "/dev/full",
     "/dev/random",
     "/dev/urandom",
-    "/dev/tty",
     "/dev/kfd",
     "/dev/dri",
     "/dev/nvidia-caps",
@@ -98,7 +97,7 @@ impl Reach {
         all(&[SHARED], Access::Write);
         if self.network {
             all(&NAMES, Access::Read);
-            wall.open_tcp();
+            wall.open_network();
         }
         for device in entries(Path::new("/dev")) {
             if device.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NVIDIA)) {
@@ -185,10 +184,12 @@ fn own(wall: &mut Wall, folder: &Path, seen: Own<'_>) {
 /// The files that a plugin consists of.
 pub(crate) fn parts<'a>(wall: &mut Wall, files: impl Iterator<Item = &'a Path>) {
     for file in files {
-        wall.open(file, Access::Execute);
+        wall.open_file(file, Access::Execute);
         // what Python has made of it
-        if file.extension().is_some_and(|extension| extension == "py") {
-            wall.open(&file.with_file_name("__pycache__"), Access::Read);
+        if file.extension().is_some_and(|extension| extension == "py")
+            && let Some(folder) = file.parent()
+        {
+            wall.open_folder(folder, "__pycache__", Access::Read);
         }
     }
 }

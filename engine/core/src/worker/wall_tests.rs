@@ -111,7 +111,7 @@ fn a_wall_covers_what_it_has_and_what_lies_below() {
     assert!(!folder.covers(&yard.wall(&[("b", Access::Read)])));
     assert!(!folder.covers(&yard.wall(&[("in/a", Access::Write)])));
     let mut network = folder.clone();
-    network.open_tcp();
+    network.open_network();
     assert!(network.covers(&folder) && !folder.covers(&network));
     let mut names = folder.clone();
     names.open_names();

@@ -96,10 +96,21 @@ fn a_plugin_reaches_nothing_that_it_was_not_given() {
         ("list", "/tmp".into()),
         ("make", "/etc/qpipe-was-here".into()),
         ("read", format!("/proc/{engine}/environ")),
-        ("kill", engine),
-        ("connect", port),
+        ("kill", engine.clone()),
+        ("connect", port.clone()),
         ("bind", "0".into()),
         ("abstract", name),
+        ("multipath", port.clone()),
+        ("at-once", port.clone()),
+        ("datagram", port),
+        ("listen", String::new()),
+        ("limit", engine.clone()),
+        ("priority", engine.clone()),
+        ("affinity", engine),
+        ("set-user", String::new()),
+        ("give-away", String::new()),
+        ("keys", String::new()),
+        ("terminal", "/dev/tty".into()),
     ] {
         assert_eq!(yard.try_it(&registry, how, &at), DENIED, "{how} {at}");
     }
@@ -112,6 +123,18 @@ fn a_plugin_reaches_nothing_that_it_was_not_given() {
     assert_eq!(fs::read(yard.lab.dir.join("pry/pry.py")).unwrap(), program);
     assert_eq!(fs::read(other).unwrap(), b"of another job");
     assert!(!yard.lab.dir.join("new").exists() && !yard.lab.dir.join("pry/new").exists());
+}
+
+#[test]
+fn what_programs_do_with_themselves_they_may() {
+    let Some(yard) = Yard::new("what_programs_do_with_themselves_they_may") else { return };
+    assert_eq!(yard.try_it(&yard.registry(), "ordinary", ""), "done");
+    let network = PluginCommand { network: true, ..yard.command() };
+    fs::remove_dir_all(yard.lab.dir.join("store")).unwrap();
+    let registry = yard.lab.start(&network).unwrap();
+    for how in ["ordinary", "listen", "names"] {
+        assert_eq!(yard.try_it(&registry, how, ""), "done", "{how}");
+    }
 }
 
 #[test]
