@@ -85,10 +85,8 @@ fn numbers(call: c_long) -> impl Iterator<Item = i64> {
 /// Refuses these calls to this thread and whatever it starts, for good.
 pub(super) fn refuse(network: bool) -> Result<(), CallsError> {
     let Some(machine) = machine() else { return Ok(()) };
-    let mut filters = vec![
-        unseen().filter(libc::ENOSYS, machine)?,
-        of_others()?.filter(libc::EPERM, machine)?,
-    ];
+    let mut filters =
+        vec![unseen().filter(libc::ENOSYS, machine)?, of_others()?.filter(libc::EPERM, machine)?];
     if !network {
         filters.push(sockets()?.filter(libc::EACCES, machine)?);
     }
@@ -128,7 +126,9 @@ fn sockets() -> Result<Refused, BackendError> {
 /// What reaches other processes, and what is left for others to start.
 fn of_others() -> Result<Refused, BackendError> {
     let mut refused = Refused::default();
-    [libc::SYS_add_key, libc::SYS_keyctl, libc::SYS_request_key].into_iter().for_each(|call| refused.always(call));
+    [libc::SYS_add_key, libc::SYS_keyctl, libc::SYS_request_key]
+        .into_iter()
+        .for_each(|call| refused.always(call));
     for call in [
         libc::SYS_prlimit64,
         libc::SYS_sched_setaffinity,

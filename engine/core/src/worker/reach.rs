@@ -8,7 +8,7 @@
 //! | its own folder: the names in it, and of the content the files that it told of; all but what begins with a dot, and the engine's own folders, where it tells of none | the same |
 //! | what the manifest grants | the same |
 //! | `/etc`, `/proc`, `/sys` | to be read |
-//! | GPUs, and the devices that every program has | to be used |
+//! | GPUs, and the devices that every program has; of a job, the memory that processes share | to be used |
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -49,7 +49,7 @@ const DEVICES: [&str; 8] = [
 ];
 /// What the devices of NVIDIA's GPUs begin with.
 const NVIDIA: &str = "nvidia";
-/// Memory that processes share.
+/// Memory that processes share. It is everybody's: what is left there, others find.
 const SHARED: &str = "/dev/shm";
 
 /// Beside a `bin`: what its programs read.
@@ -94,7 +94,6 @@ impl Reach {
         all(&SYSTEM, Access::Execute);
         all(&ASKED, Access::Read);
         all(&DEVICES, Access::Device);
-        all(&[SHARED], Access::Write);
         if self.network {
             all(&NAMES, Access::Read);
             wall.open_network();
@@ -179,6 +178,11 @@ fn own(wall: &mut Wall, folder: &Path, seen: Own<'_>) {
             wall.open(&entry, Access::Execute);
         }
     }
+}
+
+/// What a job has of the machine, and a question has not: its answer would depend on what is there.
+pub(crate) fn of_jobs(wall: &mut Wall) {
+    wall.open(Path::new(SHARED), Access::Write);
 }
 
 /// The files that a plugin consists of.

@@ -1,8 +1,8 @@
 //! How far the kernel can wall a process in, as [`wall`](super::wall) and [`calls`](super::calls) do.
 
 use landlock::{
-    Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr,
-    Scope,
+    Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset,
+    RulesetAttr, Scope,
 };
 
 use super::calls;

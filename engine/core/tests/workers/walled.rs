@@ -138,6 +138,19 @@ fn what_programs_do_with_themselves_they_may() {
 }
 
 #[test]
+fn who_is_asked_gets_no_job_and_leaves_nothing_for_one() {
+    let Some(yard) = Yard::new("who_is_asked_gets_no_job_and_leaves_nothing_for_one") else { return };
+    let registry = yard.registry();
+    let asked = registry.get("pry").unwrap().spec().doc;
+    let (pid, shared) = asked.split_once(' ').unwrap();
+    assert_eq!(shared, "denied");
+    let (said, worker) = yard.try_with(&registry, "list", "/dev/shm", "");
+    assert_eq!(said, "done");
+    assert_ne!(worker, pid);
+    assert!(!runs(pid), "it ends for who has a job");
+}
+
+#[test]
 fn what_is_denied_costs_one_node_and_is_explained() {
     let Some(yard) = Yard::new("what_is_denied_costs_one_node_and_is_explained") else { return };
     let secret = yard.path("secret");
