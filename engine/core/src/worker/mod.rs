@@ -71,5 +71,6 @@ pub use plugin::PluginStage;
 pub use pool::Pool;
 pub use process::{Worker, WorkerCommand};
 pub use program::Program;
+pub(crate) use program::READS;
 pub use session::{Description, Estimate, Greeting, Limits, Session, Transport, Watch};
 pub use workers::Workers;
