@@ -29,6 +29,9 @@ const SET_USER: u32 = 0o4000;
 const SET_GROUP: u32 = 0o2000;
 /// `fchmodat2`, the same on all machines; not every C library's headers have it.
 const FCHMODAT2: c_long = 452;
+/// Everything that a user runs; C libraries have the first in different types, and not the second.
+const PRIO_USER: u32 = 2;
+const IOPRIO_WHO_USER: u32 = 3;
 /// What the second set of numbers of the kernel for x86-64 has besides.
 const X32: c_long = 0x4000_0000;
 
@@ -111,7 +114,9 @@ fn machine() -> Option<TargetArch> {
 
 fn unseen() -> Refused {
     let mut refused = Refused::default();
-    [libc::SYS_io_uring_setup, libc::SYS_openat2].into_iter().for_each(|call| refused.always(call));
+    for call in [libc::SYS_io_uring_setup, libc::SYS_openat2] {
+        refused.always(call);
+    }
     refused
 }
 
@@ -126,9 +131,9 @@ fn sockets() -> Result<Refused, BackendError> {
 /// What reaches other processes, and what is left for others to start.
 fn of_others() -> Result<Refused, BackendError> {
     let mut refused = Refused::default();
-    [libc::SYS_add_key, libc::SYS_keyctl, libc::SYS_request_key]
-        .into_iter()
-        .for_each(|call| refused.always(call));
+    for call in [libc::SYS_add_key, libc::SYS_keyctl, libc::SYS_request_key] {
+        refused.always(call);
+    }
     for call in [
         libc::SYS_prlimit64,
         libc::SYS_sched_setaffinity,
@@ -139,7 +144,7 @@ fn of_others() -> Result<Refused, BackendError> {
         refused.when(call, &[(0, Ne, 0)])?;
     }
     // of one's user, 0 is everything that the user runs
-    for (call, user) in [(libc::SYS_setpriority, libc::PRIO_USER), (libc::SYS_ioprio_set, IOPRIO_WHO_USER)] {
+    for (call, user) in [(libc::SYS_setpriority, PRIO_USER), (libc::SYS_ioprio_set, IOPRIO_WHO_USER)] {
         refused.when(call, &[(1, Ne, 0)])?;
         refused.when(call, &[(0, Eq, user)])?;
     }
@@ -150,9 +155,6 @@ fn of_others() -> Result<Refused, BackendError> {
     }
     Ok(refused)
 }
-
-/// The kernel's word for it, which C libraries leave out.
-const IOPRIO_WHO_USER: u32 = 3;
 
 /// Whatever gives a file a mode with this bit.
 fn modes(refused: &mut Refused, bit: u32) -> Result<(), BackendError> {
