@@ -113,7 +113,8 @@ impl Pool {
         }
     }
 
-    /// Gives a worker, free or new, a job; it is kept for the next one if it is still sound.
+    /// Gives a worker, free or new, a job; it is kept for the next one if it is still sound. Behind a wall it is only asked:
+    /// what has a store to work in is `run`.
     pub fn with<T>(&self, job: impl FnOnce(&mut Worker) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
         self.with_reach(Wall::default(), job)
     }

@@ -1,4 +1,4 @@
-//! How far the kernel can wall a process in, as [`wall`](super::wall) and [`calls`](super::calls) do.
+//! How far the kernel can wall a process in, as `wall` and `calls` do.
 
 use landlock::{
     Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset,

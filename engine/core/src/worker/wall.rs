@@ -1,5 +1,5 @@
 //! What a process can reach of the machine, held by the kernel: Landlock, without `unsafe` and without rights of its own; and
-//! [`calls`], where Landlock holds nothing.
+//! `calls`, where Landlock holds nothing.
 //!
 //! A thread that lives only for this puts the wall around itself and starts the process, which is behind the wall from its
 //! first instruction, with all that it starts. A wall can never be widened, so who needs more needs another process.
