@@ -188,6 +188,15 @@ fn what_is_wrong_with_a_plugin_is_shown_where_it_is_written_with_what_helps() {
     let (place, help) = told("plugin ledger \"ledger.py\"");
     assert_eq!(place, "\"ledger.py\"");
     assert!(help.unwrap().starts_with("name what runs it, as in `command=\"python3\" \"ledger.py\"`"));
+    for (path, why) in
+        [("nope", "No such file"), ("/", "the root of everything"), ("/../", "the root of everything")]
+    {
+        let words = format!("reads \".\" {path:?}");
+        let text = study(&lab, "nothing", &words);
+        assert_eq!(told(&text).0, format!("{path:?}"));
+        let [said] = &lab.told(&text)[..] else { panic!("{path}") };
+        assert!(said.contains("the plugin's `reads`") && said.contains(why), "{said}");
+    }
     let small = lab.declared("plugin ledger \"a\" memory=4").unwrap_err();
     let ManifestError::BadValue { reason, help, .. } = &small.errors()[0] else { panic!("{small}") };
     assert_eq!(

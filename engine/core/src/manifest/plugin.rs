@@ -24,7 +24,7 @@ use crate::graph::Span;
 use crate::sources::Sources;
 use crate::worker::launch::LaunchError;
 use crate::worker::search;
-use crate::worker::{Machine, PluginCommand, PluginDigest, PluginStage, Program, SCRIPT, WorkerError};
+use crate::worker::{Machine, PluginCommand, PluginDigest, PluginStage, Program, READS, SCRIPT, WorkerError};
 
 /// A plugin as a manifest declares it.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct DeclaredPlugin {
     pub digest: Option<(PluginDigest, Span)>,
     /// Where its file is written.
     pub file: Option<Span>,
+    /// Where each path of its `reads` is written.
+    pub reads: Vec<Span>,
     pub span: Span,
 }
 
@@ -68,7 +70,8 @@ impl DeclaredPlugin {
                 .or_else(|| Some(format!("name its program: `plugin {name} command=\"python3\" \"FILE\"`"))),
             _ => self.file_help(error),
         };
-        let span = self.file.filter(|_| self.is_of_file(error)).unwrap_or(self.span).into();
+        let of_file = self.file.filter(|_| self.is_of_file(error));
+        let span = of_file.or_else(|| self.granted(error)).unwrap_or(self.span).into();
         ManifestError::Plugin { name, reason: error.to_string(), span, help }
     }
 }
@@ -83,6 +86,13 @@ impl DeclaredPlugin {
             }
             _ => false,
         }
+    }
+
+    /// Where the path of its `reads` is written that an error is about.
+    fn granted(&self, error: &WorkerError) -> Option<Span> {
+        let WorkerError::Unreadable { name, path, .. } = error else { return None };
+        let mut granted = self.command.reads.iter().zip(&self.reads);
+        granted.find(|(granted, _)| name == READS && *granted == path).map(|(_, span)| *span)
     }
 
     /// What helps where the file is not to be had: the name of another beside it, or how it can be started.

@@ -67,7 +67,7 @@ pub(super) fn read(
     let command = PluginCommand { kind: kind.to_owned(), folders, ..PluginCommand::default() };
     let scope = Scope::new(sources, BTreeMap::new(), None, options.env);
     let mut reader = Reader {
-        plugin: DeclaredPlugin { command, digest: None, file: None, span },
+        plugin: DeclaredPlugin { command, digest: None, file: None, reads: Vec::new(), span },
         scope: &scope,
         folder,
         seen: BTreeMap::new(),
@@ -162,10 +162,7 @@ impl Reader<'_> {
         let values: Vec<&KdlEntry> = std::iter::once(first).chain(values).collect();
         match word {
             "args" => self.plugin.command.args = texts(node, &values, errors),
-            "reads" => {
-                let paths = values.iter().filter_map(|value| self.path(node, value, errors));
-                self.plugin.command.reads = paths.collect();
-            }
+            "reads" => self.reads(node, &values, errors),
             _ => self.files(node, &values, errors),
         }
     }
@@ -280,6 +277,14 @@ impl Reader<'_> {
                 errors.push(ManifestError::Duplicate { what, name, span: span.into(), first, help: None });
             }
             self.plugin.command.files.push((name.to_owned(), path));
+        }
+    }
+
+    fn reads(&mut self, node: &KdlNode, values: &[&KdlEntry], errors: &mut Errors) {
+        for value in values {
+            let Some(path) = self.path(node, value, errors) else { continue };
+            self.plugin.command.reads.push(path);
+            self.plugin.reads.push(entry_span(value));
         }
     }
 

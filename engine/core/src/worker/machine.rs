@@ -15,6 +15,9 @@ const LOCATIONS: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"]
 /// Those of them that are lists of folders.
 const FOLDERS: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 
+/// The variable that names the user's folder. Processes are given one of their own.
+const HOME: &str = "HOME";
+
 /// Variables that say the same on every machine.
 const FIXED: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("TZ", "UTC")];
 
@@ -22,6 +25,8 @@ const FIXED: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("TZ", "UTC")];
 #[derive(Clone, Debug)]
 pub struct Machine {
     locations: Vec<(OsString, OsString)>,
+    /// The user's own folder.
+    home: Option<PathBuf>,
     /// Where folders of workers lie.
     temp: PathBuf,
     /// The user's folder of plugins.
@@ -34,8 +39,15 @@ impl Machine {
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>, temp: &Path) -> Self {
         let is_location = |(name, _): &(OsString, OsString)| LOCATIONS.iter().any(|known| name == known);
         let mine = format!("qpipe-{}", rustix::process::getuid().as_raw());
-        let locations = variables.into_iter().filter(is_location).collect();
-        Self { locations, temp: temp.join(mine), plugins: None, walls: wall::support() }
+        let (mut home, mut locations) = (None, Vec::new());
+        for variable in variables {
+            if is_location(&variable) {
+                locations.push(variable);
+            } else if variable.0 == HOME {
+                home = PathBuf::from(variable.1).canonicalize().ok();
+            }
+        }
+        Self { locations, home, temp: temp.join(mine), plugins: None, walls: wall::support() }
     }
 
     /// The same machine, whose user keeps plugins in this folder.
@@ -58,6 +70,11 @@ impl Machine {
     /// The user's folder of plugins, if there may be one.
     pub fn plugins(&self) -> Option<&Path> {
         self.plugins.as_deref()
+    }
+
+    /// The user's own folder, after its links.
+    pub(crate) fn home(&self) -> Option<&Path> {
+        self.home.as_deref()
     }
 
     /// `PATH`.
@@ -84,7 +101,7 @@ impl Machine {
     /// The environment of a process with these folders of its own.
     pub(crate) fn environment(&self, home: PathBuf, tmp: PathBuf) -> Vec<(OsString, OsString)> {
         let fixed = FIXED.map(|(name, value)| (name.into(), value.into()));
-        let own = [("HOME".into(), home.into()), ("TMPDIR".into(), tmp.into())];
+        let own = [(HOME.into(), home.into()), ("TMPDIR".into(), tmp.into())];
         self.locations.iter().cloned().chain(fixed).chain(own).collect()
     }
 }

@@ -5,6 +5,8 @@
 //! | [`machine`] | what such a process sees of the machine |
 //! | [`launch`] | a command as a process group that cannot outlive the engine |
 //! | [`wall`] | what such a process can reach, held by the kernel |
+//! | `calls` | which calls of the kernel it does not have |
+//! | `support` | what of all this the kernel can hold |
 //! | `procfs` | what it can reach of `/proc` |
 //! | `reach` | what a plugin's wall lets through |
 //! | [`scratch`] | folders for one job each |
@@ -28,6 +30,7 @@
 //! What runs there is not believed: outputs are looked for where they were declared, hashed and stored by the engine.
 //! A worker that breaks the protocol, falls silent or dies costs one node, as a typed error, and is replaced.
 
+mod calls;
 mod command;
 mod content;
 pub(crate) mod document;
@@ -50,6 +53,7 @@ pub mod scratch;
 pub mod search;
 pub mod session;
 mod streams;
+mod support;
 pub mod units;
 pub mod wall;
 mod workers;
@@ -67,5 +71,6 @@ pub use plugin::PluginStage;
 pub use pool::Pool;
 pub use process::{Worker, WorkerCommand};
 pub use program::Program;
+pub(crate) use program::READS;
 pub use session::{Description, Estimate, Greeting, Limits, Session, Transport, Watch};
 pub use workers::Workers;

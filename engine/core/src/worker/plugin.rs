@@ -81,7 +81,7 @@ fn stamps(params: &Params) -> Option<Vec<Stamp>> {
 /// The files among parameters, which a question and a job are about.
 fn reached(params: &Params) -> Wall {
     let mut wall = Wall::default();
-    params.files().for_each(|(_, path)| wall.open(path, Access::Read));
+    params.files().for_each(|(_, path)| wall.open_file(path, Access::Read));
     wall
 }
 
@@ -218,7 +218,7 @@ impl PluginStage {
         let units = Units::find(ctx);
         let mut needs = reached(ctx.params);
         for path in request::files(ctx)?.into_iter().chain(units.paths(ctx.store)) {
-            needs.open(&path, Access::Read);
+            needs.open_file(&path, Access::Read);
         }
         let own = ctx
             .sources

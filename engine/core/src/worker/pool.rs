@@ -2,6 +2,8 @@
 //!
 //! A worker behind a wall reaches the inputs of the job that it was started for. It gets another job where that has the very
 //! same; where no worker fits, a new one is started, and one that is idle ends for it: no more are there than jobs at once.
+//! Who is asked something gets no job, and who has had a job is not asked: what one leaves behind is not for the other. One
+//! that is only asked ends first.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,7 +125,8 @@ impl Pool {
         }
     }
 
-    /// Gives a worker, free or new, a job; it is kept for the next one if it is still sound.
+    /// Gives a worker, free or new, a job; it is kept for the next one if it is still sound. Behind a wall it is only asked:
+    /// what has a store to work in is `run`.
     pub fn with<T>(&self, job: impl FnOnce(&mut Worker) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
         self.with_reach(Wall::default(), job)
     }
@@ -182,14 +185,13 @@ impl Pool {
         needs
     }
 
-    /// A new worker. For a job it has room in that store; else in its own, if that can be.
-    fn start(&self, needs: &Wall, store: Option<&Store>) -> Result<Worker, WorkerError> {
-        drop(self.idle());
-        let own = lock(&self.body).store.clone();
+    /// A new worker, for a job of that store or to be asked.
+    fn start(&self, needs: &Wall, job: Option<&Store>) -> Result<Worker, WorkerError> {
+        drop(self.idle(job.is_some()));
         let mut changed = String::new();
         for _ in 0..TRIES {
             let before = self.content()?;
-            let place = self.place(needs, store, own.as_ref())?;
+            let place = self.place(needs, job)?;
             let mut worker = Worker::start(&self.command, &self.machine, self.limits, self.transport, place)?;
             let after = self.content()?;
             let Some(name) = differing(&before, &after) else {
@@ -201,21 +203,21 @@ impl Pool {
         Err(WorkerError::Changing { name: changed })
     }
 
-    /// What a new worker is started within. `job`: the store of a job; `own`: the pool's, for questions.
-    fn place(&self, needs: &Wall, job: Option<&Store>, own: Option<&Store>) -> Result<Place, WorkerError> {
+    /// What a new worker is started within.
+    fn place(&self, needs: &Wall, job: Option<&Store>) -> Result<Place, WorkerError> {
         let Some(reach) = &self.reach else { return Ok(Place::default()) };
-        let room = match job {
-            Some(store) => Some(Scratch::new(store)?),
-            // a question can do without
-            None => own.and_then(|store| Scratch::new(store).ok()),
-        };
         let is_told = self.is_told.load(Ordering::SeqCst);
-        let folders = [Some(self.machine.temp()), job.or(own).map(Store::root)];
+        let store = job.cloned().or_else(|| lock(&self.body).store.clone());
+        let folders = [Some(self.machine.temp()), store.as_ref().map(Store::root)];
         let avoid: Vec<PathBuf> =
             folders.into_iter().flatten().filter_map(|folder| folder.canonicalize().ok()).collect();
         let seen = if is_told { Own::Told } else { Own::Without(&avoid) };
         let mut wall = reach.wall(&self.machine, seen);
         wall.extend(needs);
+        if job.is_some() {
+            reach::of_jobs(&mut wall);
+        }
+        let room = job.map(Scratch::new).transpose()?;
         Ok(Place { wall: Some(wall), granted: needs.clone(), room, is_told })
     }
 
@@ -253,15 +255,26 @@ impl Pool {
     /// that store.
     fn fits(&self, worker: &Worker, needs: &Wall, job: Option<&Store>) -> bool {
         let Place { wall: Some(wall), granted, room, is_told } = &worker.place else { return true };
-        let Some(store) = job else { return wall.covers(needs) };
-        let has_room = room.as_ref().is_some_and(|room| room.path().starts_with(store.root()));
-        has_room && granted == needs && (*is_told || !self.is_told.load(Ordering::SeqCst))
+        match (job, room) {
+            (None, None) => wall.covers(needs),
+            (Some(store), Some(room)) => {
+                let is_there = room.path().starts_with(store.root());
+                is_there && granted == needs && (*is_told || !self.is_told.load(Ordering::SeqCst))
+            }
+            _ => false,
+        }
     }
 
-    /// The worker that has been free for longest.
-    fn idle(&self) -> Option<Worker> {
+    /// A worker that ends for a new one: of those that are only asked, or else for a job, the one that has been free for
+    /// longest. No job's worker ends for a question, with what it has loaded.
+    fn idle(&self, for_job: bool) -> Option<Worker> {
         let mut free = lock(&self.free);
-        (!free.is_empty()).then(|| free.remove(0))
+        let is_asked = |worker: &Worker| worker.place.wall.is_some() && worker.place.room.is_none();
+        let at = free.iter().position(is_asked).or_else(|| {
+            let has_walls = self.reach.is_some();
+            (for_job || !has_walls).then_some(0).filter(|_| !free.is_empty())
+        })?;
+        Some(free.remove(at))
     }
 }
 

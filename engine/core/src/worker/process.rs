@@ -55,7 +55,7 @@ pub(super) struct Place {
     pub(super) wall: Option<Wall>,
     /// What the wall lets through for the sake of jobs, besides what every job of the plugin may reach.
     pub(super) granted: Wall,
-    /// Where its jobs have their folders, within the wall.
+    /// Where its jobs have their folders, within the wall; `None`: behind a wall, it is only asked.
     pub(super) room: Option<Scratch>,
     /// Whether the wall was built for the files that the plugin told of.
     pub(super) is_told: bool,

@@ -18,6 +18,9 @@ use super::process::{Worker, WorkerCommand};
 use super::reach::Reach;
 use super::search;
 
+/// What is granted besides, as an error calls it.
+pub(crate) const READS: &str = "reads";
+
 /// A plugin that described itself, now or before.
 pub struct Program {
     /// What it consists of, the program first.
@@ -58,6 +61,7 @@ impl Program {
         parts.extend(files.map(|(name, path)| Part::new(format!("file:{name}"), path.clone())));
         // the program was found; what it would be given must be there as well
         parts.iter().skip(1).try_for_each(Part::check)?;
+        plugin.reads.iter().try_for_each(|path| check_granted(path))?;
         let pool = Pool::new(command, machine.clone(), plugin.limits).over(plugin.transport);
         let pool = pool.of(parts.clone(), store);
         let pool = if plugin.sandbox == Sandbox::Off { pool } else { pool.behind(reach) };
@@ -113,6 +117,15 @@ pub(crate) fn find(
         (None, Some(file)) => (find(&file.display().to_string())?, None),
         (None, None) => (search::find(&plugin.kind, &plugin.folders, machine)?, None),
     })
+}
+
+/// What a manifest grants must be there, and the root of everything is nothing that a wall lets through.
+fn check_granted(path: &Path) -> Result<(), WorkerError> {
+    let found = path.canonicalize().and_then(|path| match path.parent() {
+        Some(_) => Ok(()),
+        None => Err(io::Error::other("it is the root of everything")),
+    });
+    found.map_err(|source| WorkerError::Unreadable { name: READS.into(), path: path.to_owned(), source })
 }
 
 /// What a plugin says of itself, unless the store has kept it; and the place of its answers.

@@ -3,12 +3,12 @@
 //!
 //! | what | as |
 //! |---|---|
-//! | the system's programs and libraries, the folders of the search paths | to be read and started |
+//! | the system's programs and libraries, the folders of the search paths, libraries beside a `bin` there | to be read and started |
 //! | where its program comes from: each link's folder, and what belongs to a `bin` there | the same |
 //! | its own folder: the names in it, and of the content the files that it told of; all but what begins with a dot, and the engine's own folders, where it tells of none | the same |
 //! | what the manifest grants | the same |
 //! | `/etc`, `/proc`, `/sys` | to be read |
-//! | GPUs, and the devices that every program has | to be used |
+//! | GPUs, and the devices that every program has; of a job, the memory that processes share | to be used |
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -37,25 +37,29 @@ const SYSTEM: [&str; 11] = [
 const ASKED: [&str; 3] = ["/etc", "/proc", "/sys"];
 /// Where the names of other machines are found out.
 const NAMES: [&str; 3] = ["/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager"];
-const DEVICES: [&str; 9] = [
+const DEVICES: [&str; 8] = [
     "/dev/null",
     "/dev/zero",
     "/dev/full",
     "/dev/random",
     "/dev/urandom",
-    "/dev/tty",
     "/dev/kfd",
     "/dev/dri",
     "/dev/nvidia-caps",
 ];
 /// What the devices of NVIDIA's GPUs begin with.
 const NVIDIA: &str = "nvidia";
-/// Memory that processes share.
+/// Memory that processes share. It is everybody's: what is left there, others find.
 const SHARED: &str = "/dev/shm";
 
-/// Beside a `bin`: what its programs read.
-const OF_BIN: [&str; 10] =
-    ["lib", "lib32", "lib64", "libexec", "include", "share", "etc", "ssl", "conda-meta", "pyvenv.cfg"];
+/// Beside a `bin`: what its programs are made of.
+const OF_BIN: [&str; 3] = ["lib", "lib64", "libexec"];
+/// What they read besides, of the `bin` that a plugin's program is in.
+const OF_OWN_BIN: [&str; 5] = ["lib32", "include", "ssl", "conda-meta", "pyvenv.cfg"];
+/// The same; but in the user's own folder everything that the user has lies there, also what is secret.
+const OF_OWN_PREFIX: [&str; 2] = ["share", "etc"];
+/// Where users have programs of their own, in their folder.
+const LOCAL: &str = ".local";
 /// Beside the `shims` of a version manager: the programs that they stand for.
 const OF_SHIMS: [&str; 9] =
     ["bin", "lib", "libexec", "plugins", "installs", "versions", "version", "pyenv.d", "defaults"];
@@ -95,10 +99,9 @@ impl Reach {
         all(&SYSTEM, Access::Execute);
         all(&ASKED, Access::Read);
         all(&DEVICES, Access::Device);
-        all(&[SHARED], Access::Write);
         if self.network {
             all(&NAMES, Access::Read);
-            wall.open_tcp();
+            wall.open_network();
         }
         for device in entries(Path::new("/dev")) {
             if device.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NVIDIA)) {
@@ -108,7 +111,7 @@ impl Reach {
         }
         for folder in machine.search_folders() {
             wall.open(&folder, Access::Execute);
-            beside(&mut wall, &folder);
+            beside(&mut wall, &folder, &OF_BIN);
         }
         started(&mut wall, &self.program, machine, seen, HOPS);
         if let Some(file) = &self.file {
@@ -124,7 +127,7 @@ impl Reach {
 /// A program, and the one that runs it where it is a script.
 fn started(wall: &mut Wall, program: &Path, machine: &Machine, seen: Own<'_>, more: usize) {
     hops(program, |folder| {
-        if !beside(wall, folder) {
+        if !beside_own(wall, folder, machine) {
             own(wall, folder, seen);
         }
     });
@@ -147,12 +150,23 @@ fn hops(path: &Path, mut each: impl FnMut(&Path)) {
     }
 }
 
-/// What belongs to a folder of programs; whether it is one.
-fn beside(wall: &mut Wall, folder: &Path) -> bool {
+/// What belongs to the folder that a plugin's program is in, if it is one of programs; whether it is.
+fn beside_own(wall: &mut Wall, folder: &Path, machine: &Machine) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let mut names = [OF_BIN.as_slice(), &OF_OWN_BIN].concat();
+    let prefix = folder.parent();
+    if prefix != machine.home() && prefix.and_then(Path::file_name).is_none_or(|name| name != LOCAL) {
+        names.extend(OF_OWN_PREFIX);
+    }
+    beside(wall, &folder, &names)
+}
+
+/// What belongs to a folder of programs, of a `bin` these; whether it is one.
+fn beside(wall: &mut Wall, folder: &Path, of_bin: &[&str]) -> bool {
     // `a/../bin` is called as what it is
     let Ok(folder) = folder.canonicalize() else { return false };
-    let names: &[&str] = match folder.file_name().and_then(OsStr::to_str) {
-        Some("bin" | "sbin") => &OF_BIN,
+    let names = match folder.file_name().and_then(OsStr::to_str) {
+        Some("bin" | "sbin") => of_bin,
         Some("shims") => &OF_SHIMS,
         _ => return false,
     };
@@ -182,13 +196,20 @@ fn own(wall: &mut Wall, folder: &Path, seen: Own<'_>) {
     }
 }
 
+/// What a job has of the machine, and a question has not: its answer would depend on what is there.
+pub(crate) fn of_jobs(wall: &mut Wall) {
+    wall.open(Path::new(SHARED), Access::Write);
+}
+
 /// The files that a plugin consists of.
 pub(crate) fn parts<'a>(wall: &mut Wall, files: impl Iterator<Item = &'a Path>) {
     for file in files {
-        wall.open(file, Access::Execute);
+        wall.open_file(file, Access::Execute);
         // what Python has made of it
-        if file.extension().is_some_and(|extension| extension == "py") {
-            wall.open(&file.with_file_name("__pycache__"), Access::Read);
+        if file.extension().is_some_and(|extension| extension == "py")
+            && let Some(folder) = file.parent()
+        {
+            wall.open_folder(folder, "__pycache__", Access::Read);
         }
     }
 }

@@ -94,6 +94,50 @@ fn a_program_is_followed_to_where_it_comes_from() {
 }
 
 #[test]
+fn of_a_user_s_folder_programs_are_seen_and_not_what_else_lies_beside_them() {
+    let place = Place::new();
+    let beside = ["lib/a", "share/keyrings", "etc/secret"];
+    for name in ["home", "home/.local", "env", "other"] {
+        place.file(&format!("{name}/bin/tool"), "");
+        for file in beside {
+            place.file(&format!("{name}/{file}"), "");
+        }
+    }
+    let reads = |program: &str, prefix: &str| {
+        let search =
+            std::env::join_paths(["home/bin", "home/.local/bin", "other/bin"].map(|bin| place.path(bin)));
+        let variables = [("PATH".into(), search.unwrap()), ("HOME".into(), place.path("home").into())];
+        let machine = Machine::new(variables, place.dir.path());
+        let reach = Reach { program: place.path(program), ..Reach::default() };
+        let names = beside.map(|file| format!("{prefix}/{file}"));
+        place.reads(&reach.wall(&machine, Own::Told), &names.each_ref().map(String::as_str))
+    };
+    // on the search path alone, whatever it is called
+    for prefix in ["home", "home/.local", "other"] {
+        assert_eq!(reads("env/bin/tool", prefix), [true, false, false], "{prefix}");
+    }
+    // where the program comes from
+    assert_eq!(reads("env/bin/tool", "env"), [true, true, true]);
+    assert_eq!(reads("home/bin/tool", "home"), [true, false, false]);
+    assert_eq!(reads("home/.local/bin/tool", "home/.local"), [true, false, false]);
+}
+
+#[test]
+fn of_what_a_plugin_tells_of_files_alone_are_seen() {
+    let place = Place::new();
+    for name in ["p/a.py", "p/__pycache__/a.pyc", "q/b.py", "else/b.pyc"] {
+        place.file(name, "");
+    }
+    symlink(place.path("else"), place.path("q/__pycache__")).unwrap();
+    symlink(place.path("else"), place.path("q/c.py")).unwrap();
+    let mut wall = Wall::default();
+    let told = ["p/a.py", "q/b.py", "q/c.py", "else"].map(|name| place.path(name));
+    parts(&mut wall, told.iter().map(PathBuf::as_path));
+    let names = ["p/a.py", "p/__pycache__/a.pyc", "q/b.py", "else/b.pyc"];
+    assert_eq!(place.reads(&wall, &names), [true, true, true, false]);
+}
+
+#[test]
 fn the_interpreter_of_a_script_is_found() {
     let place = Place::new();
     let tool = place.file("bin/tool", "");

@@ -1,4 +1,5 @@
-//! What a process can reach of the machine, held by the kernel: Landlock, without `unsafe` and without rights of its own.
+//! What a process can reach of the machine, held by the kernel: Landlock, without `unsafe` and without rights of its own; and
+//! `calls`, where Landlock holds nothing.
 //!
 //! A thread that lives only for this puts the wall around itself and starts the process, which is behind the wall from its
 //! first instruction, with all that it starts. A wall can never be widened, so who needs more needs another process.
@@ -20,16 +21,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath,
-    PathFd, PathFdError, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
+use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
+use super::calls::{self, CallsError};
 use super::procfs::{self, PROC};
+pub use super::support::{Support, support};
 
 /// The interface whose rights a wall is made of; of an older one, as many as there are.
-const KNOWN: ABI = ABI::V7;
+pub(super) const KNOWN: ABI = ABI::V7;
 
 /// What may be done with a path and everything below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,8 +72,19 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(access: Access, meta: &Metadata) -> Self {
+        Self { access, is_folder: meta.is_dir(), id: (meta.dev(), meta.ino()) }
+    }
+
     fn is(&self, meta: &Metadata) -> bool {
         self.id == (meta.dev(), meta.ino())
+    }
+
+    /// Whether a path still led to it when it was opened: what was put in its place since may be anything.
+    fn is_what(&self, file: &PathFd) -> Result<bool, Errno> {
+        let stat = fstat(file)?;
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        Ok(self.id == (stat.st_dev, stat.st_ino) && self.is_folder == is_folder)
     }
 }
 
@@ -77,7 +92,7 @@ impl Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wall {
     entries: BTreeMap<PathBuf, Entry>,
-    tcp: bool,
+    network: bool,
     /// Whether threads can be given names.
     names: bool,
 }
@@ -86,18 +101,38 @@ impl Wall {
     /// Lets a path be reached, after its links. What is not there cannot be reached, and the root of everything would be no
     /// wall.
     pub fn open(&mut self, path: &Path, access: Access) {
+        self.open_if(path, access, |_| true);
+    }
+
+    /// Lets a file be reached, after its links, and nothing that is no file: whoever names it may have put a folder there.
+    pub fn open_file(&mut self, path: &Path, access: Access) {
+        self.open_if(path, access, Metadata::is_file);
+    }
+
+    /// Lets a folder within this one be reached, but not where it is a link.
+    pub fn open_folder(&mut self, within: &Path, name: &str, access: Access) {
+        let Ok(within) = within.canonicalize() else { return };
+        self.open_real(within.join(name), access, Metadata::is_dir);
+    }
+
+    fn open_if(&mut self, path: &Path, access: Access, is_meant: impl Fn(&Metadata) -> bool) {
         let Ok(path) = path.canonicalize() else { return };
-        let Ok(meta) = path.metadata() else { return };
-        if path.parent().is_none() {
+        self.open_real(path, access, is_meant);
+    }
+
+    fn open_real(&mut self, path: PathBuf, access: Access, is_meant: impl Fn(&Metadata) -> bool) {
+        // one that is a link only now is not followed again
+        let Ok(meta) = path.symlink_metadata() else { return };
+        if meta.is_symlink() || path.parent().is_none() || !is_meant(&meta) {
             return;
         }
         let access = self.entries.get(&path).map_or(access, |entry| entry.access.max(access));
-        self.entries.insert(path, Entry { access, is_folder: meta.is_dir(), id: (meta.dev(), meta.ino()) });
+        self.entries.insert(path, Entry::new(access, &meta));
     }
 
     /// Lets other machines, and ports of this one, be reached.
-    pub fn open_tcp(&mut self) {
-        self.tcp = true;
+    pub fn open_network(&mut self) {
+        self.network = true;
     }
 
     /// Lets threads give each other names, without which NVIDIA's driver does not start. Where the rest of `/proc` cannot be
@@ -112,14 +147,14 @@ impl Wall {
             let access = self.entries.get(path).map_or(entry.access, |mine| mine.access.max(entry.access));
             self.entries.insert(path.clone(), Entry { access, ..*entry });
         }
-        self.tcp |= other.tcp;
+        self.network |= other.network;
         self.names |= other.names;
     }
 
     /// Whether who is behind this wall reaches what `other` has: also not where a file was put in another's place since.
     pub fn covers(&self, other: &Self) -> bool {
         other.entries.iter().all(|(path, wanted)| self.reaches(path, wanted))
-            && (self.tcp || !other.tcp)
+            && (self.network || !other.network)
             && (self.names || !other.names)
     }
 
@@ -138,14 +173,17 @@ impl Wall {
     /// Puts the wall around this thread and whatever it starts, for good.
     pub(super) fn enclose(&self) -> Result<(), WallError> {
         let mut rules = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?;
-        if !self.tcp {
+        if !self.network {
             rules = rules.handle_access(AccessNet::from_all(KNOWN))?;
         }
         let mut rules = rules.scope(Scope::from_all(KNOWN))?.create()?;
         for (path, entry) in &self.entries {
             let rights = entry.access.rights(entry.is_folder);
             // a file has no names to list
-            if let Some(file) = opened(path)?.filter(|_| !rights.is_empty()) {
+            if let Some(file) = opened(path)?
+                && !rights.is_empty()
+                && entry.is_what(&file).map_err(|source| WallError::Look { path: path.clone(), source })?
+            {
                 rules = rules.add_rule(PathBeneath::new(file, rights))?;
             }
         }
@@ -156,6 +194,9 @@ impl Wall {
             rules = rules.add_rule(PathBeneath::new(proc, AccessFs::WriteFile | AccessFs::Truncate))?;
         }
         lay_down().map_err(WallError::Rights)?;
+        if calls::are_held() {
+            calls::refuse(self.network)?;
+        }
         match rules.restrict_self()?.ruleset {
             RulesetStatus::NotEnforced => Err(WallError::NotHeld),
             RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
@@ -163,17 +204,11 @@ impl Wall {
     }
 }
 
-/// Gives the rights of root up for good, but those over files and its own limits: with the others it could look into
-/// processes outside. Who has none loses none.
+/// Gives the rights of root up for good, but those to read and write files, which the wall bounds, and to keep memory in
+/// place, as drivers of GPUs do. With the others it could look into processes outside, give files away, or take what it likes
+/// of the machine. Who has none loses none.
 fn lay_down() -> Result<(), Errno> {
-    let kept = CapabilitySet::CHOWN
-        | CapabilitySet::DAC_OVERRIDE
-        | CapabilitySet::DAC_READ_SEARCH
-        | CapabilitySet::FOWNER
-        | CapabilitySet::FSETID
-        | CapabilitySet::IPC_LOCK
-        | CapabilitySet::SYS_NICE
-        | CapabilitySet::SYS_RESOURCE;
+    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::IPC_LOCK;
     let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
     let (effective, permitted) = (effective & kept, permitted & kept);
     set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
@@ -204,82 +239,13 @@ pub enum WallError {
     Rights(Errno),
     #[error("cannot open `{}`: {source}", path.display())]
     Path { path: PathBuf, source: PathFdError },
+    #[error("cannot look at `{}`: {source}", path.display())]
+    Look { path: PathBuf, source: Errno },
+    #[error(transparent)]
+    Calls(#[from] CallsError),
     /// The thread that starts a process behind it cannot be had.
     #[error("there is no thread for it: {0}")]
     Thread(io::Error),
-}
-
-/// What the kernel can hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Support {
-    Whole,
-    /// All but these.
-    Part {
-        missing: Vec<&'static str>,
-    },
-    None {
-        why: &'static str,
-    },
-}
-
-impl Support {
-    /// What is to be said to whoever runs plugins here; `None` where the wall is whole.
-    pub fn note(&self) -> Option<String> {
-        match self {
-            Self::Whole => None,
-            Self::Part { missing } => Some(format!(
-                "plugins are walled in but in part: this kernel cannot hold {}",
-                listed(missing)
-            )),
-            Self::None { why } => Some(format!("plugins are not walled in: {why}")),
-        }
-    }
-}
-
-fn listed(words: &[&str]) -> String {
-    match words {
-        [] => String::new(),
-        [one] => (*one).to_owned(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
-    }
-}
-
-/// What this kernel can hold.
-pub fn support() -> Support {
-    if !handles(AccessFs::from_all(ABI::V1)) {
-        return Support::None { why: why_none() };
-    }
-    let features = [
-        (handles(AccessFs::Truncate.into()), "that files are emptied"),
-        (Ruleset::default().set_compatibility(HARD).handle_access(AccessNet::from_all(KNOWN)).is_ok(), "TCP"),
-        (handles(AccessFs::IoctlDev.into()), "that devices are controlled"),
-        (Ruleset::default().set_compatibility(HARD).scope(Scope::from_all(KNOWN)).is_ok(), "signals"),
-    ];
-    let missing: Vec<&str> = features.iter().filter(|(has, _)| !has).map(|(_, what)| *what).collect();
-    if missing.is_empty() { Support::Whole } else { Support::Part { missing } }
-}
-
-/// An error where something is not to be had, in place of less than was asked for.
-const HARD: CompatLevel = CompatLevel::HardRequirement;
-
-fn handles(rights: BitFlags<AccessFs>) -> bool {
-    let rules = Ruleset::default().set_compatibility(HARD).handle_access(rights);
-    rules.and_then(Ruleset::create).is_ok()
-}
-
-/// Why there is nothing: only who puts a wall around itself is told.
-fn why_none() -> &'static str {
-    const UNTOLD: &str = "this kernel does not let a program have a Landlock wall";
-    let tried = || Ruleset::default().handle_access(AccessFs::Execute)?.create()?.restrict_self();
-    let status = std::thread::Builder::new().spawn(tried).map(std::thread::JoinHandle::join);
-    match status {
-        Ok(Ok(Ok(status))) => match status.landlock {
-            LandlockStatus::NotEnabled => "Landlock is switched off in this kernel (its parameter `lsm`)",
-            LandlockStatus::NotImplemented => "this kernel has no Landlock: Linux has it since 5.13",
-            LandlockStatus::Available { .. } => UNTOLD,
-        },
-        _ => UNTOLD,
-    }
 }
 
 #[cfg(test)]

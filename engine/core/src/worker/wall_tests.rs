@@ -111,7 +111,7 @@ fn a_wall_covers_what_it_has_and_what_lies_below() {
     assert!(!folder.covers(&yard.wall(&[("b", Access::Read)])));
     assert!(!folder.covers(&yard.wall(&[("in/a", Access::Write)])));
     let mut network = folder.clone();
-    network.open_tcp();
+    network.open_network();
     assert!(network.covers(&folder) && !folder.covers(&network));
     let mut names = folder.clone();
     names.open_names();
@@ -126,6 +126,46 @@ fn a_wall_covers_what_it_has_and_what_lies_below() {
     fs::rename(yard.path("new"), yard.path("in/a")).unwrap();
     assert!(!file.covers(&yard.wall(&[("in/a", Access::Read)])));
     assert!(folder.covers(&yard.wall(&[("in/a", Access::Read)])));
+}
+
+#[test]
+fn what_was_put_in_a_file_s_place_is_not_reached() {
+    let Some(yard) = Yard::new("what_was_put_in_a_file_s_place_is_not_reached") else { return };
+    let (file, secret) = (yard.path("in/a"), yard.path("secret/b"));
+    fs::create_dir(yard.path("secret")).unwrap();
+    fs::write(&secret, "b").unwrap();
+    let file_of = |name: &str| {
+        let mut wall = Wall::default();
+        wall.open_file(&yard.path(name), Access::Read);
+        wall
+    };
+    assert_eq!(file_of("secret"), Wall::default(), "it is no file");
+    let wall = file_of("in/a");
+    assert!(behind(&wall, || fs::read(&file).is_ok()));
+    // between the moment when it was looked at and that when it is opened
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(yard.path("secret"), &file).unwrap();
+    assert!(behind(&wall, || is_denied(&fs::read(&secret)) && is_denied(&fs::read_dir(yard.path("secret")))));
+    fs::remove_file(&file).unwrap();
+    fs::rename(yard.path("secret"), &file).unwrap();
+    assert!(behind(&wall, || is_denied(&fs::read(file.join("b")))));
+    assert_eq!(file_of("in/a"), Wall::default());
+}
+
+#[test]
+fn what_is_a_file_s_link_leads_to_a_file() {
+    let Some(yard) = Yard::new("what_is_a_file_s_link_leads_to_a_file") else { return };
+    std::os::unix::fs::symlink(yard.path("in/a"), yard.path("link")).unwrap();
+    std::os::unix::fs::symlink(yard.path("in"), yard.path("away")).unwrap();
+    let mut wall = Wall::default();
+    wall.open_file(&yard.path("link"), Access::Read);
+    assert!(wall.covers(&yard.wall(&[("in/a", Access::Read)])));
+    let mut none = Wall::default();
+    none.open_file(&yard.path("away"), Access::Read);
+    none.open_folder(&yard.path("."), "away", Access::Read);
+    assert_eq!(none, Wall::default());
+    none.open_folder(&yard.path("."), "in", Access::Read);
+    assert!(none.covers(&yard.wall(&[("in/a", Access::Read)])));
 }
 
 #[test]

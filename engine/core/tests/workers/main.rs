@@ -18,3 +18,4 @@ mod lab;
 mod over_files;
 mod units;
 mod walled;
+mod walled_processes;

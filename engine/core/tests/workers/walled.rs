@@ -12,16 +12,16 @@ use qpipe_engine::worker::{Limits, PluginCommand, Sandbox, WorkerError};
 use qpipe_sdk::{ErrorClass, StageRegistry};
 
 use crate::hows::hows;
-use crate::lab::{Lab, failure, runs};
+use crate::lab::{Lab, failure};
 
 /// A laboratory with `pry.py` in a folder of its own, and a secret beside that.
-struct Yard {
-    lab: Lab,
+pub(crate) struct Yard {
+    pub(crate) lab: Lab,
 }
 
 impl Yard {
     /// `None` where there is no Python, or the kernel holds no whole wall, after saying so.
-    fn new(test: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str) -> Option<Self> {
         if let Some(why) = wall::support().note() {
             let _unseen = writeln!(std::io::stderr(), "skipped: {test}: {why}");
             return None;
@@ -35,25 +35,31 @@ impl Yard {
         Some(Self { lab })
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.lab.dir.join(name).display().to_string()
     }
 
-    fn command(&self) -> PluginCommand {
+    pub(crate) fn command(&self) -> PluginCommand {
         self.lab.command("pry", "pry/pry.py", &[], Limits::default())
     }
 
-    fn registry(&self) -> StageRegistry {
+    pub(crate) fn registry(&self) -> StageRegistry {
         self.lab.start(&self.command()).unwrap()
     }
 
     /// What comes of one try.
-    fn try_it(&self, registry: &StageRegistry, how: &str, at: &str) -> String {
+    pub(crate) fn try_it(&self, registry: &StageRegistry, how: &str, at: &str) -> String {
         self.try_with(registry, how, at, "").0
     }
 
     /// The same with more words; and who tried.
-    fn try_with(&self, registry: &StageRegistry, how: &str, at: &str, more: &str) -> (String, String) {
+    pub(crate) fn try_with(
+        &self,
+        registry: &StageRegistry,
+        how: &str,
+        at: &str,
+        more: &str,
+    ) -> (String, String) {
         let (result, _) = self.lab.run(registry, &format!("pry a {{\n how {how}\n at {at:?}\n {more}\n}}"));
         assert_eq!(hows(&result.nodes).replace('c', "r"), "r", "{result:?}");
         let output = |name: &str| self.lab.output(&result.nodes[0], name);
@@ -61,7 +67,7 @@ impl Yard {
     }
 }
 
-const DENIED: &str = "PermissionError";
+pub(crate) const DENIED: &str = "PermissionError";
 
 #[test]
 fn a_plugin_reaches_nothing_that_it_was_not_given() {
@@ -96,10 +102,21 @@ fn a_plugin_reaches_nothing_that_it_was_not_given() {
         ("list", "/tmp".into()),
         ("make", "/etc/qpipe-was-here".into()),
         ("read", format!("/proc/{engine}/environ")),
-        ("kill", engine),
-        ("connect", port),
+        ("kill", engine.clone()),
+        ("connect", port.clone()),
         ("bind", "0".into()),
         ("abstract", name),
+        ("multipath", port.clone()),
+        ("at-once", port.clone()),
+        ("datagram", port),
+        ("listen", String::new()),
+        ("limit", engine.clone()),
+        ("priority", engine.clone()),
+        ("affinity", engine),
+        ("set-user", String::new()),
+        ("give-away", String::new()),
+        ("keys", String::new()),
+        ("terminal", "/dev/tty".into()),
     ] {
         assert_eq!(yard.try_it(&registry, how, &at), DENIED, "{how} {at}");
     }
@@ -112,6 +129,18 @@ fn a_plugin_reaches_nothing_that_it_was_not_given() {
     assert_eq!(fs::read(yard.lab.dir.join("pry/pry.py")).unwrap(), program);
     assert_eq!(fs::read(other).unwrap(), b"of another job");
     assert!(!yard.lab.dir.join("new").exists() && !yard.lab.dir.join("pry/new").exists());
+}
+
+#[test]
+fn what_programs_do_with_themselves_they_may() {
+    let Some(yard) = Yard::new("what_programs_do_with_themselves_they_may") else { return };
+    assert_eq!(yard.try_it(&yard.registry(), "ordinary", ""), "done");
+    let network = PluginCommand { network: true, ..yard.command() };
+    fs::remove_dir_all(yard.lab.dir.join("store")).unwrap();
+    let registry = yard.lab.start(&network).unwrap();
+    for how in ["ordinary", "listen", "names"] {
+        assert_eq!(yard.try_it(&registry, how, ""), "done", "{how}");
+    }
 }
 
 #[test]
@@ -193,49 +222,6 @@ fn each_word_opens_its_part() {
     assert_eq!(opened(&files), [false, false, false, true, false, false]);
     let off = PluginCommand { sandbox: Sandbox::Off, ..base };
     assert_eq!(opened(&off), [true; 6]);
-}
-
-#[test]
-fn jobs_of_the_same_inputs_share_a_process_and_others_do_not_see_them() {
-    let test = "jobs_of_the_same_inputs_share_a_process_and_others_do_not_see_them";
-    let Some(yard) = Yard::new(test) else { return };
-    yard.lab.file("a", "a");
-    yard.lab.file("b", "b");
-    let registry = yard.registry();
-    let [a, b] = ["a", "b"].map(|name| format!("book {:?}", yard.path(name)));
-    let tried = |at: &str, more: &str| yard.try_with(&registry, "read", at, more);
-    let (first, pid) = tried("BOOK", &a);
-    assert_eq!(first, "done");
-    assert_eq!(tried(&yard.path("a"), &a), ("done".into(), pid.clone()));
-    assert_eq!(tried("/nowhere", &a), ("FileNotFoundError".into(), pid.clone()));
-    let (second, other) = tried("BOOK", &b);
-    assert_eq!(second, "done");
-    assert_ne!(other, pid);
-    assert!(!runs(&pid), "one that is idle ends for a new one");
-    assert_eq!(tried(&yard.path("a"), &b), (DENIED.into(), other.clone()));
-    // nor does one that has no inputs
-    assert_eq!(tried(&yard.path("b"), "").0, DENIED);
-    assert!(!runs(&other));
-}
-
-#[test]
-fn of_two_jobs_at_once_none_sees_the_other() {
-    let Some(yard) = Yard::new("of_two_jobs_at_once_none_sees_the_other") else { return };
-    yard.lab.file("a", "a");
-    let registry = yard.registry();
-    // the folders of a worker's jobs are its own
-    let (_, pid) = yard.try_with(&registry, "nothing", "", &format!("book {:?}", yard.path("a")));
-    let rooms =
-        || fs::read_dir(yard.lab.dir.join("store/scratch")).unwrap().flatten().map(|room| room.path());
-    let room = rooms().find(|room| room.is_dir()).unwrap();
-    yard.lab.file("b", "b");
-    let book = format!("book {:?}", yard.path("b"));
-    let other = yard.registry();
-    let (said, tried_by) = yard.try_with(&other, "list", &room.display().to_string(), &book);
-    assert_eq!(said, DENIED);
-    assert_ne!(tried_by, pid);
-    drop((registry, other));
-    assert_eq!(rooms().count(), 0, "nothing of a worker outlives it");
 }
 
 #[test]
