@@ -123,13 +123,13 @@ impl Starter<'_> {
         let launch = Launch {
             program: self.subject.program.clone(),
             args: self.subject.args.iter().map(Into::into).collect(),
-            env: self.machine.environment(home.clone(), tmp),
+            env: self.machine.environment(home.clone(), tmp.clone()),
             folder: home,
             stderr: folder.path().join("stderr"),
         };
-        let log = Log::new(launch.stderr.clone());
-        let wall = self.wall(folder.path());
         let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
+        let log = Log::create(launch.stderr.clone()).map_err(failed)?;
+        let wall = self.wall([&launch.folder, &tmp, log.path()]);
         let (their_input, mut our_output) = io::pipe().map_err(failed)?;
         let (our_input, their_output) = io::pipe().map_err(failed)?;
         let group =
@@ -157,7 +157,7 @@ impl Starter<'_> {
     }
 
     /// The wall of a plugin, with the whole store within.
-    fn wall(&self, folder: &Path) -> Option<Wall> {
+    fn wall(&self, own: [&Path; 3]) -> Option<Wall> {
         let is_open = self.opened.sandbox == Sandbox::Off;
         if is_open || matches!(self.machine.walls(), Support::None { .. }) {
             return None;
@@ -166,7 +166,7 @@ impl Starter<'_> {
         let (reads, network) = (self.subject.reads(self.opened), self.opened.network);
         let reach = Reach { program, file, reads, network };
         let mut wall = reach.wall(self.machine, Own::Without(&[]));
-        for own in [folder, self.store] {
+        for own in own.into_iter().chain([self.store]) {
             wall.open(own, Access::Write);
         }
         Some(wall)

@@ -60,7 +60,15 @@ STAGE = {
 
 def run(job):
     params, scratch = job["params"], Path(job["scratch"])
-    at = params["at"].replace("BOOK", params.get("book", "")).replace("SELF", os.path.abspath(__file__))
+    places = {
+        "BOOK": params.get("book", ""),
+        "SELF": os.path.abspath(__file__),
+        "SCRATCH": str(scratch),
+        "LOG": os.readlink("/proc/self/fd/2"),
+    }
+    at = params["at"]
+    for name, place in places.items():
+        at = at.replace(name, place)
     try:
         TRY[params["how"]](at)
         said = "done"

@@ -1,18 +1,17 @@
 //! What a plugin can reach, and what it cannot: over real processes and the kernel's own walls.
 
 use std::fs;
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 
-use qpipe_engine::worker::wall::{self, Support};
+use qpipe_engine::worker::wall::Support;
 use qpipe_engine::worker::{Limits, PluginCommand, Sandbox, WorkerError};
 use qpipe_sdk::{ErrorClass, StageRegistry};
 
 use crate::hows::hows;
-use crate::lab::{Lab, failure, runs};
+use crate::lab::{Lab, failure, is_walled, runs};
 
 /// A laboratory with `pry.py` in a folder of its own, and a secret beside that.
 struct Yard {
@@ -22,8 +21,7 @@ struct Yard {
 impl Yard {
     /// `None` where there is no Python, or the kernel holds no whole wall, after saying so.
     fn new(test: &str) -> Option<Self> {
-        if let Some(why) = wall::support().note() {
-            let _unseen = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+        if !is_walled(test) {
             return None;
         }
         let lab = Lab::new(test)?;
@@ -112,6 +110,16 @@ fn a_plugin_reaches_nothing_that_it_was_not_given() {
     assert_eq!(fs::read(yard.lab.dir.join("pry/pry.py")).unwrap(), program);
     assert_eq!(fs::read(other).unwrap(), b"of another job");
     assert!(!yard.lab.dir.join("new").exists() && !yard.lab.dir.join("pry/new").exists());
+}
+
+#[test]
+fn what_the_engine_looks_at_is_not_the_plugins_to_replace() {
+    let Some(yard) = Yard::new("what_the_engine_looks_at_is_not_the_plugins_to_replace") else { return };
+    let registry = yard.registry();
+    for (how, at, said) in [("append", "LOG", "done"), ("remove", "LOG", DENIED), ("make", "LOG.new", DENIED)]
+    {
+        assert_eq!(yard.try_it(&registry, how, at), said, "{how} {at}");
+    }
 }
 
 #[test]
