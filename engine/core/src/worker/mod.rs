@@ -8,6 +8,7 @@
 //! | `procfs` | what it can reach of `/proc` |
 //! | `reach` | what a plugin's wall lets through |
 //! | [`scratch`] | folders for one job each |
+//! | `room` | those of a worker behind a wall |
 //! | [`files`] | the `files` artifact: what commands and plugins make |
 //! | `document` | a document of a plugin's, with its blobs |
 //! | [`session`] | the engine's side of a `qstage/1` conversation |
@@ -46,6 +47,7 @@ mod procfs;
 pub mod program;
 pub(crate) mod reach;
 pub(crate) mod request;
+mod room;
 pub mod scratch;
 pub mod search;
 pub mod session;

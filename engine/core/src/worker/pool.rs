@@ -15,7 +15,7 @@ use super::error::WorkerError;
 use super::machine::Machine;
 use super::process::{Place, Worker, WorkerCommand};
 use super::reach::{self, Own, Reach};
-use super::scratch::Scratch;
+use super::room::Room;
 use super::session::{Limits, Transport};
 use super::wall::{Support, Wall};
 
@@ -193,9 +193,9 @@ impl Pool {
     fn place(&self, needs: &Wall, job: Option<&Store>, own: Option<&Store>) -> Result<Place, WorkerError> {
         let Some(reach) = &self.reach else { return Ok(Place::default()) };
         let room = match job {
-            Some(store) => Some(Scratch::new(store)?),
+            Some(store) => Some(Room::new(store)?),
             // a question can do without
-            None => own.and_then(|store| Scratch::new(store).ok()),
+            None => own.and_then(|store| Room::new(store).ok()),
         };
         let is_told = self.is_told.load(Ordering::SeqCst);
         let folders = [Some(self.machine.temp()), job.or(own).map(Store::root)];

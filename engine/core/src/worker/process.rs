@@ -18,6 +18,7 @@ use super::launch::{Group, Launch, LaunchError};
 use super::log::Log;
 use super::machine::Machine;
 use super::memory::resident;
+use super::room::{Folders, Room};
 use super::scratch::Scratch;
 use super::session::{Limits, Peer, Session, Transport, Watch};
 use super::wall::{Access, Wall};
@@ -57,7 +58,7 @@ pub(super) struct Place {
     /// What the wall lets through for the sake of jobs, besides what every job of the plugin may reach.
     pub(super) granted: Wall,
     /// Where its jobs have their folders, within the wall.
-    pub(super) room: Option<Scratch>,
+    pub(super) room: Option<Room>,
     /// Whether the wall was built for the files that the plugin told of.
     pub(super) is_told: bool,
 }
@@ -94,9 +95,12 @@ impl Worker {
         let (started, content) = (SystemTime::now(), Content::new());
         if let Some(wall) = &mut place.wall {
             // not what they lie in: what the engine reads there would be what the worker put there
-            let room = place.room.as_ref().map(Scratch::path);
-            let own = [Some(home.as_path()), Some(&tmp), Some(log.path()), room];
-            own.into_iter().flatten().for_each(|path| wall.open(path, Access::Write));
+            for path in [&home, &tmp, log.path()] {
+                wall.open(path, Access::Write);
+            }
+            if let Some(room) = &place.room {
+                room.open(wall);
+            }
         }
         let stderr = log.path().to_owned();
         let mut launch = Launch { program, args, env, folder: home, stderr };
@@ -115,12 +119,9 @@ impl Worker {
         }
     }
 
-    /// A new folder in the store for a job, which it can write to.
-    pub(super) fn scratch(&self, store: &Store) -> Result<Scratch, WorkerError> {
-        Ok(match &self.place.room {
-            Some(room) => Scratch::within(room.path())?,
-            None => Scratch::new(store)?,
-        })
+    /// Empty folders in the store for a job.
+    pub(super) fn folders(&self, store: &Store) -> Result<Folders, WorkerError> {
+        Ok(Folders::new(self.place.room.as_ref(), store)?)
     }
 
     /// Whether it still runs.
@@ -171,9 +172,10 @@ impl Worker {
         result.map_err(|error| helped(explain(error), is_walled))
     }
 
-    /// Whether it can be trusted with another job.
+    /// Whether it can be trusted with another job. What is left of the last one is taken away.
     pub(super) fn is_sound(&mut self) -> bool {
-        self.session.is_sound() && self.lives()
+        let is_empty = self.place.room.as_ref().is_none_or(|room| room.empty().is_ok());
+        is_empty && self.session.is_sound() && self.lives()
     }
 
     /// Whether it ended as a job began, before it said a word of it.

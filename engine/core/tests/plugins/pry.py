@@ -37,6 +37,7 @@ TRY = {
     "make": lambda at: os.close(os.open(at, os.O_CREAT | os.O_EXCL | os.O_WRONLY)),
     "truncate": lambda at: os.truncate(at, 0),
     "remove": os.remove,
+    "move": lambda at: os.rename(at, at + "-moved"),
     "kill": lambda at: os.kill(int(at), 0),
     "connect": connect,
     "bind": bind,
@@ -60,7 +61,9 @@ STAGE = {
 
 def run(job):
     params, scratch = job["params"], Path(job["scratch"])
+    given = job["inputs"].get("given", {}).get("path", "")
     places = {
+        "GIVEN": given,
         "BOOK": params.get("book", ""),
         "SELF": os.path.abspath(__file__),
         "SCRATCH": str(scratch),

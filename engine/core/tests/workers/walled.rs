@@ -116,10 +116,47 @@ fn a_plugin_reaches_nothing_that_it_was_not_given() {
 fn what_the_engine_looks_at_is_not_the_plugins_to_replace() {
     let Some(yard) = Yard::new("what_the_engine_looks_at_is_not_the_plugins_to_replace") else { return };
     let registry = yard.registry();
-    for (how, at, said) in [("append", "LOG", "done"), ("remove", "LOG", DENIED), ("make", "LOG.new", DENIED)]
-    {
+    for (how, at, said) in [
+        ("append", "LOG", "done"),
+        ("remove", "LOG", DENIED),
+        ("make", "LOG.new", DENIED),
+        ("make", "SCRATCH/../zz.lock", DENIED),
+        ("make", "SCRATCH/../../zz.lock", DENIED),
+        ("make", "SCRATCH/../inputs/new", DENIED),
+        ("move", "SCRATCH/../inputs", DENIED),
+        ("move", "SCRATCH", DENIED),
+    ] {
         assert_eq!(yard.try_it(&registry, how, at), said, "{how} {at}");
     }
+}
+
+#[test]
+fn inputs_that_are_laid_out_can_only_be_read() {
+    let Some(yard) = Yard::new("inputs_that_are_laid_out_can_only_be_read") else { return };
+    let registry = yard.registry();
+    for (how, at, said) in [
+        ("read", "GIVEN/out", "done"),
+        ("list", "GIVEN", "done"),
+        ("append", "GIVEN/out", DENIED),
+        ("remove", "GIVEN/out", DENIED),
+        ("move", "GIVEN/out", DENIED),
+        ("move", "GIVEN", DENIED),
+        ("make", "GIVEN/new", DENIED),
+    ] {
+        let stages = format!("pry a {{\n how nothing\n}}\npry b {{\n how {how}\n at {at:?}\n given a\n}}");
+        let (result, _) = yard.lab.run(&registry, &stages);
+        assert!(["rr", "cr"].contains(&hows(&result.nodes).as_str()), "{result:?}");
+        assert_eq!(yard.lab.output(&result.nodes[1], "out"), said, "{how} {at}");
+    }
+}
+
+#[test]
+fn of_a_job_nothing_is_left_to_the_next_one() {
+    let Some(yard) = Yard::new("of_a_job_nothing_is_left_to_the_next_one") else { return };
+    let registry = yard.registry();
+    let (said, pid) = yard.try_with(&registry, "make", "SCRATCH/left", "");
+    assert_eq!(said, "done");
+    assert_eq!(yard.try_with(&registry, "read", "SCRATCH/left", ""), ("FileNotFoundError".into(), pid));
 }
 
 #[test]
