@@ -13,7 +13,7 @@ use super::report::{Tried, failed};
 use super::work::Work;
 use crate::worker::Made;
 use crate::worker::document::{self, BLOB, ROOT};
-use crate::worker::files::{Files, resolve, store_file};
+use crate::worker::files::{Files, keep_file};
 
 /// A unit that a job said it keeps: its content when it said so, and where it lies.
 #[derive(Clone, Debug)]
@@ -28,11 +28,8 @@ pub(super) type Units = BTreeMap<String, Kept>;
 
 /// A unit that was just announced. What is wrong with it shows once the job has ended.
 pub(super) fn keep(store: &Store, scratch: &Path, name: &str, path: &str) -> Tried<Kept> {
-    let file = resolve(scratch, name, path).or_else(|error| failed(format!("unit `{name}`: {error}")))?;
-    if !file.is_file() {
-        return failed(format!("unit `{name}`: `{path}` is not a file"));
-    }
-    let (digest, _) = store_file(store, &file).or_else(failed)?;
+    let (digest, _) = keep_file(store, scratch, name, path, &|| true)
+        .or_else(|error| failed(format!("unit `{name}`: {error}")))?;
     Ok(Kept { digest, path: path.to_owned() })
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use qpipe_cache::Digest;
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::worker::{Limits, WorkerError};
 use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
@@ -47,6 +48,30 @@ fn each_wrong_costs_one_node() {
         assert_eq!(class, expected, "{how}: {message}");
         assert!(message.contains(text) && message.len() < 1000, "{how}: {message}");
     }
+}
+
+#[test]
+fn what_a_plugin_swaps_while_it_is_stored_leads_nowhere_else() {
+    let Some(lab) = Lab::new("what_a_plugin_swaps_while_it_is_stored_leads_nowhere_else") else { return };
+    let secret = lab.dir.join("elsewhere");
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("x"), "a secret").unwrap();
+    let registry = faulty(&lab, &[], Limits::default());
+    for number in 0..4 {
+        let swaps = format!("swaps {} {number}", secret.display());
+        let (result, _) = lab.hows(&registry, "faulty", &[&swaps, &format!("fine after {number}")]);
+        let told = hows(&result.nodes);
+        assert!(["Fr", "rr"].contains(&told.as_str()), "{result:?}");
+        if told == "Fr" {
+            let (class, message) = failure(&result);
+            let says =
+                ["neither a file nor a folder", "leads out", "changed while", "is missing", "failed to read"];
+            assert!(says.iter().any(|text| message.contains(text)), "{class:?}: {message}");
+        }
+    }
+    drop(registry);
+    assert!(lab.store().contains(&Digest::of_bytes(b"a secret")).is_err(), "it was stored");
+    assert_eq!(fs::read(secret.join("x")).unwrap(), b"a secret", "and was not removed with a job's folder");
 }
 
 #[test]
