@@ -17,7 +17,7 @@ use crate::worker::log::Log;
 use crate::worker::reach::{Own, Reach};
 use crate::worker::scratch::Scratch;
 use crate::worker::wall::{Access, Support, Wall};
-use crate::worker::{Limits, Machine, Sandbox, WorkerError};
+use crate::worker::{Limits, Machine, Sandbox, TempError, WorkerError};
 
 /// How long a process that hung up is given to end by itself.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -118,8 +118,9 @@ pub(super) struct Driver {
 
 impl Starter<'_> {
     pub(super) fn start(&self) -> Result<Driver, WorkerError> {
-        let folder = Scratch::within(self.machine.temp())?;
-        let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
+        let folder = self.machine.scratch()?;
+        let make = |name| folder.folder(name).map_err(|error| TempError::of(folder.path(), error));
+        let (home, tmp) = (make("home")?, make("tmp")?);
         let launch = Launch {
             program: self.subject.program.clone(),
             args: self.subject.args.iter().map(Into::into).collect(),
@@ -128,7 +129,8 @@ impl Starter<'_> {
             stderr: folder.path().join("stderr"),
         };
         let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
-        let log = Log::create(launch.stderr.clone()).map_err(failed)?;
+        let log =
+            Log::create(launch.stderr.clone()).map_err(|error| TempError::unusable(&launch.stderr, error))?;
         let wall = self.wall([&launch.folder, &tmp, log.path()]);
         let (their_input, mut our_output) = io::pipe().map_err(failed)?;
         let (our_input, their_output) = io::pipe().map_err(failed)?;

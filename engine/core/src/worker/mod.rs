@@ -8,6 +8,7 @@
 //! | `procfs` | what it can reach of `/proc` |
 //! | `reach` | what a plugin's wall lets through |
 //! | [`scratch`] | folders for one job each |
+//! | [`temp`] | the engine's folder for temporary files |
 //! | `room` | those of a worker behind a wall |
 //! | [`files`] | the `files` artifact: what commands and plugins make |
 //! | `document` | a document of a plugin's, with its blobs |
@@ -52,6 +53,7 @@ pub mod scratch;
 pub mod search;
 pub mod session;
 mod streams;
+pub mod temp;
 pub mod units;
 pub mod wall;
 mod workers;
@@ -70,4 +72,5 @@ pub use pool::Pool;
 pub use process::{Worker, WorkerCommand};
 pub use program::Program;
 pub use session::{Description, Estimate, Greeting, Limits, Session, Transport, Watch};
+pub use temp::TempError;
 pub use workers::Workers;

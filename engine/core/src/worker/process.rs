@@ -21,6 +21,7 @@ use super::memory::resident;
 use super::room::{Folders, Room};
 use super::scratch::Scratch;
 use super::session::{Limits, Peer, Session, Transport, Watch};
+use super::temp::TempError;
 use super::wall::{Access, Wall};
 
 /// How long a process that hung up is given to end by itself, so that its status can be told.
@@ -85,11 +86,12 @@ impl Worker {
         transport: Transport,
         mut place: Place,
     ) -> Result<Self, WorkerError> {
-        let folder = Scratch::within(machine.temp())?;
-        let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
+        let folder = machine.scratch()?;
+        let make = |name| folder.folder(name).map_err(|error| TempError::of(folder.path(), error));
+        let (home, tmp) = (make("home")?, make("tmp")?);
+        let log = folder.path().join("stderr");
+        let log = Log::create(log.clone()).map_err(|error| TempError::unusable(&log, error))?;
         let (program, args) = (command.program.clone(), command.args.clone());
-        let failed = |source| LaunchError::Start { program: program.clone(), source };
-        let log = Log::create(folder.path().join("stderr")).map_err(failed)?;
         let mut env = machine.environment(home.clone(), tmp.clone());
         env.extend(command.env.iter().cloned());
         let (started, content) = (SystemTime::now(), Content::new());
@@ -106,9 +108,7 @@ impl Worker {
         let mut launch = Launch { program, args, env, folder: home, stderr };
         let begun = match transport {
             Transport::Stdio => over_pipes(&launch, place.wall.as_ref(), limits),
-            Transport::Files => {
-                over_files(&mut launch, place.wall.as_mut(), &log, &folder.folder(TALK)?, limits)
-            }
+            Transport::Files => over_files(&mut launch, place.wall.as_mut(), &log, &make(TALK)?, limits),
         };
         let (mut group, session) = begun?;
         match session {
@@ -217,7 +217,7 @@ fn over_files(
 ) -> Begun {
     launch.env.push((transport::FOLDER.into(), folder.into()));
     let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
-    let talk = Talk::create(folder).map_err(failed)?;
+    let talk = Talk::create(folder).map_err(|error| TempError::unusable(folder, error))?;
     if let Some(wall) = &mut wall {
         wall.open(&transport::requests(folder), Access::Read);
         wall.open(&transport::replies(folder), Access::Write);

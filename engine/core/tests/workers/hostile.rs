@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use qpipe_cache::Digest;
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::worker::{Limits, WorkerError};
-use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
+use qpipe_sdk::{ErrorClass, StageError, StageEvent, StageRegistry};
 
 use crate::hows::hows;
 use crate::lab::{Lab, failure, runs, wait};
@@ -109,6 +109,17 @@ fn a_worker_that_dies_at_a_question_is_told_of_with_its_words() {
     let text = "qpipe 1 name=lab\nfaulty a {\n how fine\n}";
     let errors = load_study(&lab.dir.join("x.kdl"), text, &LoadOptions::default(), &registry).unwrap_err();
     assert!(errors.errors()[0].to_string().contains("the worker was lost: exit status 1\nno answer"));
+}
+
+#[test]
+fn a_folder_for_temporary_files_that_cannot_be_used_is_named() {
+    let Some(lab) = Lab::new("a_folder_for_temporary_files_that_cannot_be_used_is_named") else { return };
+    lab.file("temp", "a file where a folder is to be");
+    let error = lab.start(&lab.command("faulty", "faulty.py", &[], Limits::default())).err().unwrap();
+    assert!(matches!(error, WorkerError::Temp(_)), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(lab.dir.join("temp").to_str().unwrap()) && text.contains("`TMPDIR`"), "{text}");
+    assert_eq!(StageError::from(error).class(), ErrorClass::Config);
 }
 
 #[test]
