@@ -327,8 +327,8 @@ class _Metrics(dict):
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """What another stage made. Of `files`, `path` is a folder, and the job's to change; of any other kind it is the root
-    document, which must only be read, as must all that it refers to (`refs`)."""
+    """What another stage made. Of `files`, `path` is a folder; of any other kind it is the root document, which refers to
+    `refs`. All of it must only be read."""
     kind: str
     digest: str
     path: Path

@@ -9,6 +9,7 @@ use qpipe_engine::manifest::ManifestErrors;
 use qpipe_engine::plan::PlanError;
 use qpipe_engine::record::{ReadError, RecordError};
 use qpipe_engine::run::SelectError;
+use qpipe_engine::worker::TempError;
 use qpipe_engine::worker::launch::LaunchError;
 use qpipe_sdk::ErrorClass;
 
@@ -38,6 +39,9 @@ pub enum CliError {
     #[error(transparent)]
     #[diagnostic(code(qpipe::cli::store))]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    #[diagnostic(code(qpipe::cli::temp))]
+    Temp(#[from] TempError),
     #[error(transparent)]
     #[diagnostic(code(qpipe::cli::record))]
     Record(#[from] RecordError),
@@ -151,7 +155,9 @@ impl CliError {
             | Self::Record(_)
             | Self::UnreadableRun(_)
             | Self::NoKey { .. } => Exit::Store,
-            Self::Program { .. } | Self::Streams { .. } | Self::Serve(_) | Self::Json(_) => Exit::StageFailed,
+            Self::Program { .. } | Self::Streams { .. } | Self::Temp(_) | Self::Serve(_) | Self::Json(_) => {
+                Exit::StageFailed
+            }
         }
     }
 }

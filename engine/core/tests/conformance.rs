@@ -271,6 +271,7 @@ fn what_a_job_does_wrong_is_named() {
         ("outside", "scratch", "it wrote `loud.txt`, outside scratch"),
         ("writes-home", "scratch", "it wrote `home/result.txt`, outside scratch"),
         ("writes-inputs", "inputs", "it changed source `text`, which must only be read"),
+        ("writes-folders", "inputs", "it changed `inputs/more/new`, which must only be read"),
         ("dies-quietly", "again", "exit status 3; before it was asked this, it had written:\nwarming up"),
         ("one-job", "again", "it ended: exit status 137\nout of memory"),
         ("not-exact", "exact", "the same process has made other bytes of the same: output `loud`"),

@@ -292,12 +292,12 @@ fn a_program_ends_at_bye_whatever_its_job_does() {
     let dir = tempfile::tempdir().unwrap();
     let talk = dir.path().join("talk");
     std::fs::create_dir(&talk).unwrap();
-    transport::create(&talk).unwrap();
+    let files = transport::Talk::create(&talk).unwrap();
     let mut program = Command::new("sh");
     let program =
         program.args(args()).env(transport::FOLDER, &talk).stdin(Stdio::null()).stdout(Stdio::null());
     let child = program.spawn().unwrap();
-    let (input, mut output) = transport::engine_ends(&talk, || false);
+    let (input, mut output) = transport::engine_ends(files, || false);
     let mut say = |message: serde_json::Value| output.write_all(format!("{message}\n").as_bytes()).unwrap();
     deafen(dir.path(), input, &mut say);
     say(json!({"type": "bye"}));

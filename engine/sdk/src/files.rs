@@ -6,26 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use qpipe_cache::{Digest, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
+use crate::collect::{Collector, MAX_DEPTH, MAX_FILES};
 use crate::error::StageError;
 use crate::spec::ArtifactKind;
 use crate::stage::Artifact;
 
+pub use crate::collect::keep_file;
+
 const FORMAT: &str = "qpipe-files";
 const VERSION: u32 = 1;
-
-/// Most files of one artifact.
-const MAX_FILES: usize = 100_000;
-/// A file is copied in pieces of this many bytes.
-const COPIED_AT_ONCE: usize = 256 * 1024;
-/// Deepest folder within an output.
-const MAX_DEPTH: usize = 64;
 
 /// Why outputs cannot be kept, or an artifact cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +32,8 @@ pub enum FilesError {
     Outside { name: String, path: String },
     #[error("output `{name}` contains `{}`, which is neither a file nor a folder", path.display())]
     Special { name: String, path: PathBuf },
+    #[error("output `{name}` is to be a file, and `{path}` is a folder")]
+    NoFile { name: String, path: String },
     #[error("output `{name}` contains `{}`, whose name is not UTF-8", path.display())]
     NotUtf8 { name: String, path: PathBuf },
     #[error("output `{name}` is nested more than {MAX_DEPTH} folders deep")]
@@ -109,11 +107,10 @@ impl Files {
         folder: &Path,
         outputs: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, FilesError> {
-        let mut collector = Collector { store, count: 0 };
+        let mut collector = Collector::new(store);
         let mut files = Self { format: FORMAT.into(), version: VERSION, outputs: BTreeMap::new() };
         for (name, path) in outputs {
-            let found = resolve(folder, name, path)?;
-            files.outputs.insert(name.to_owned(), collector.output(name, &found)?);
+            files.outputs.insert(name.to_owned(), collector.output(folder, name, path)?);
         }
         Ok(files)
     }
@@ -218,42 +215,6 @@ pub fn store_file(store: &Store, path: &Path) -> Result<(Digest, u64), StoreErro
     writer.commit()
 }
 
-/// Stores the content of a file that somebody else may still have in hand: only of a file, and only if it stays as it is.
-/// `go_on` is asked from time to time.
-pub fn keep_file(
-    store: &Store,
-    name: &str,
-    path: &Path,
-    go_on: &dyn Fn() -> bool,
-) -> Result<(Digest, u64), FilesError> {
-    let read = |source| FilesError::Read { name: name.to_owned(), path: path.to_owned(), source };
-    // a pipe that nobody writes to must not be waited for
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
-    let flags = flags.bits().cast_signed();
-    let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(read)?;
-    let before = file.metadata().map_err(read)?;
-    if !before.is_file() {
-        return Err(FilesError::Special { name: name.to_owned(), path: path.to_owned() });
-    }
-    let io = |source| StoreError::Io { op: "store", path: path.to_owned(), source };
-    let (mut writer, mut buffer) = (store.writer()?, vec![0; COPIED_AT_ONCE]);
-    loop {
-        if !go_on() {
-            return Err(FilesError::Stopped { name: name.to_owned() });
-        }
-        let part = file.read(&mut buffer).map_err(read)?;
-        if part == 0 {
-            break;
-        }
-        writer.write_all(buffer.get(..part).unwrap_or_default()).map_err(io)?;
-    }
-    let after = file.metadata().map_err(read)?;
-    let (digest, bytes) = writer.commit()?;
-    let is_same =
-        bytes == before.len() && bytes == after.len() && before.modified().ok() == after.modified().ok();
-    if is_same { Ok((digest, bytes)) } else { Err(FilesError::Changed { name: name.to_owned() }) }
-}
-
 /// Whether a word can be the name of a file in a folder, and of nothing else.
 pub fn is_file_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -268,79 +229,6 @@ pub fn is_inside(path: &Path) -> bool {
 
 fn make_folder(path: &Path) -> Result<(), FilesError> {
     fs::create_dir_all(path).map_err(|source| FilesError::Place { path: path.to_owned(), source })
-}
-
-/// The real place of an output. A link on the way may only lead to somewhere else within the folder.
-///
-/// # Errors
-/// [`FilesError::Outside`] and [`FilesError::Missing`].
-pub fn resolve(folder: &Path, name: &str, path: &str) -> Result<PathBuf, FilesError> {
-    let outside = || FilesError::Outside { name: name.to_owned(), path: path.to_owned() };
-    let relative: PathBuf = Path::new(path).components().filter(|part| *part != Component::CurDir).collect();
-    if !is_inside(&relative) {
-        return Err(outside());
-    }
-    let missing = |_| FilesError::Missing { name: name.to_owned(), path: path.to_owned() };
-    let real = folder.join(relative).canonicalize().map_err(missing)?;
-    let folder = folder.canonicalize().map_err(missing)?;
-    if real.starts_with(&folder) && real != folder { Ok(real) } else { Err(outside()) }
-}
-
-struct Collector<'a> {
-    store: &'a Store,
-    count: usize,
-}
-
-impl Collector<'_> {
-    fn output(&mut self, name: &str, path: &Path) -> Result<Output, FilesError> {
-        let read = |source| FilesError::Read { name: name.to_owned(), path: path.to_owned(), source };
-        let meta = fs::symlink_metadata(path).map_err(read)?;
-        if !meta.is_dir() {
-            return Ok(Output::File(self.file(name, path)?));
-        }
-        let mut entries = BTreeMap::new();
-        self.folder(name, path, "", 0, &mut entries)?;
-        Ok(Output::Folder(entries))
-    }
-
-    fn folder(
-        &mut self,
-        name: &str,
-        path: &Path,
-        prefix: &str,
-        depth: usize,
-        entries: &mut BTreeMap<String, FileEntry>,
-    ) -> Result<(), FilesError> {
-        if depth == MAX_DEPTH {
-            return Err(FilesError::TooDeep { name: name.to_owned() });
-        }
-        let read = |source| FilesError::Read { name: name.to_owned(), path: path.to_owned(), source };
-        for entry in fs::read_dir(path).map_err(read)? {
-            let entry = entry.map_err(read)?;
-            let not_utf8 = |_| FilesError::NotUtf8 { name: name.to_owned(), path: entry.path() };
-            let within = format!("{prefix}{}", entry.file_name().into_string().map_err(not_utf8)?);
-            if entry.file_type().map_err(read)?.is_dir() {
-                self.folder(name, &entry.path(), &format!("{within}/"), depth + 1, entries)?;
-            } else {
-                entries.insert(within, self.file(name, &entry.path())?);
-            }
-        }
-        Ok(())
-    }
-
-    fn file(&mut self, name: &str, path: &Path) -> Result<FileEntry, FilesError> {
-        self.count += 1;
-        if self.count > MAX_FILES {
-            return Err(FilesError::TooMany);
-        }
-        let read = |source| FilesError::Read { name: name.to_owned(), path: path.to_owned(), source };
-        let meta = fs::symlink_metadata(path).map_err(read)?;
-        if !meta.is_file() {
-            return Err(FilesError::Special { name: name.to_owned(), path: path.to_owned() });
-        }
-        let (digest, bytes) = keep_file(self.store, name, path, &|| true)?;
-        Ok(FileEntry { digest, bytes, executable: meta.permissions().mode() & 0o111 != 0 })
-    }
 }
 
 #[cfg(test)]

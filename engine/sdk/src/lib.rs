@@ -13,12 +13,15 @@
 //! | [`metrics`] | [`metrics::Measured`]: what a stage told, as a record keeps it and another stage reads it |
 //! | [`event`] | what a running stage tells: progress, units, logs; and the request to stop |
 //! | [`files`] | the `files` artifact: named files and folders |
+//! | `collect`, `beneath` | outputs in a folder that somebody else may be changing |
 //! | [`generation`] | what a stage that generates text leaves for people |
 //! | [`resources`] | what a stage needs while it runs: a GPU, memory, the machine for itself |
 //! | [`protocol`] | `qstage/1`: stages in processes of their own |
 //! | [`plugin`] | one line that makes stages a program of their own |
 //! | [`error`] | [`StageError`] and its classes |
 
+mod beneath;
+mod collect;
 pub mod error;
 pub mod event;
 pub mod files;

@@ -135,11 +135,11 @@ fn the_worker_keeps_to_the_transcripts_over_files() {
         let transcript = Transcript::read(name, &names(&dir));
         let talk = dir.path().join("talk");
         std::fs::create_dir(&talk).unwrap();
-        transport::create(&talk).unwrap();
+        let files = transport::Talk::create(&talk).unwrap();
         let (input, output) = transport::worker_ends(&talk, Duration::from_secs(1));
         std::thread::scope(|scope| {
             let worker = scope.spawn(move || serve(&Scale::registry(), "scale 1", input, output));
-            let (mut input, mut output) = transport::engine_ends(&talk, || false);
+            let (mut input, mut output) = transport::engine_ends(files, || false);
             transcript.play(Side::Engine, &mut input, &mut output);
             // an engine that is gone says nothing more
             worker.join().unwrap().unwrap();

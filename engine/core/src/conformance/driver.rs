@@ -17,7 +17,7 @@ use crate::worker::log::Log;
 use crate::worker::reach::{Own, Reach};
 use crate::worker::scratch::Scratch;
 use crate::worker::wall::{Access, Support, Wall};
-use crate::worker::{Limits, Machine, Sandbox, WorkerError};
+use crate::worker::{Limits, Machine, Sandbox, TempError, WorkerError};
 
 /// How long a process that hung up is given to end by itself.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -118,18 +118,20 @@ pub(super) struct Driver {
 
 impl Starter<'_> {
     pub(super) fn start(&self) -> Result<Driver, WorkerError> {
-        let folder = Scratch::within(self.machine.temp())?;
-        let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
+        let folder = self.machine.scratch()?;
+        let make = |name| folder.folder(name).map_err(|error| TempError::of(folder.path(), error));
+        let (home, tmp) = (make("home")?, make("tmp")?);
         let launch = Launch {
             program: self.subject.program.clone(),
             args: self.subject.args.iter().map(Into::into).collect(),
-            env: self.machine.environment(home.clone(), tmp),
+            env: self.machine.environment(home.clone(), tmp.clone()),
             folder: home,
             stderr: folder.path().join("stderr"),
         };
-        let log = Log::new(launch.stderr.clone());
-        let wall = self.wall(folder.path());
         let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
+        let log =
+            Log::create(launch.stderr.clone()).map_err(|error| TempError::unusable(&launch.stderr, error))?;
+        let wall = self.wall([&launch.folder, &tmp, log.path()]);
         let (their_input, mut our_output) = io::pipe().map_err(failed)?;
         let (our_input, their_output) = io::pipe().map_err(failed)?;
         let group =
@@ -157,7 +159,7 @@ impl Starter<'_> {
     }
 
     /// The wall of a plugin, with the whole store within.
-    fn wall(&self, folder: &Path) -> Option<Wall> {
+    fn wall(&self, own: [&Path; 3]) -> Option<Wall> {
         let is_open = self.opened.sandbox == Sandbox::Off;
         if is_open || matches!(self.machine.walls(), Support::None { .. }) {
             return None;
@@ -166,7 +168,7 @@ impl Starter<'_> {
         let (reads, network) = (self.subject.reads(self.opened), self.opened.network);
         let reach = Reach { program, file, reads, network };
         let mut wall = reach.wall(self.machine, Own::Without(&[]));
-        for own in [folder, self.store] {
+        for own in own.into_iter().chain([self.store]) {
             wall.open(own, Access::Write);
         }
         Some(wall)

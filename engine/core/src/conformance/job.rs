@@ -69,7 +69,7 @@ pub(super) fn job(
     let around = |driver: &Driver| {
         [
             Watched::of(driver.folder(), &["tmp", "stderr"]),
-            Watched::of(scratch.path(), &["work", "inputs"]),
+            Watched::of(scratch.path(), &["work"]),
             Watched::of(subject.folder, &[]),
         ]
     };
@@ -85,12 +85,15 @@ pub(super) fn job(
         }
     });
     let after = around(driver);
-    let [home, beside, sample_files] = [0, 1, 2].map(|at| before[at].changed(&after[at]));
+    let [home, beside, mut read_files] = [0, 1, 2].map(|at| before[at].changed(&after[at]));
+    let (laid_out, beside): (Vec<_>, Vec<_>) =
+        beside.into_iter().partition(|path| path.starts_with("inputs"));
+    read_files.extend(laid_out);
     Ok(Done {
         scratch,
         work,
         units,
-        inputs: unchanged(&read, &sample_files),
+        inputs: unchanged(&read, &read_files),
         elsewhere: nowhere(&home, &beside),
     })
 }
@@ -123,12 +126,15 @@ fn read_only(bench: &Bench<'_>, sample: &Sample) -> Tried<Vec<(String, PathBuf, 
     read.into_iter().map(place).collect()
 }
 
-fn unchanged(read: &[(String, PathBuf, Digest)], sample_files: &[PathBuf]) -> Tried<()> {
+fn unchanged(read: &[(String, PathBuf, Digest)], changed: &[PathBuf]) -> Tried<()> {
     let is_same = |path: &PathBuf, digest: &Digest| Digest::of_file(path).is_ok_and(|now| now == *digest);
     if let Some((what, ..)) = read.iter().find(|(_, path, digest)| !is_same(path, digest)) {
         return failed(format!("it changed {what}, which must only be read"));
     }
-    match sample_files.first() {
+    match changed.first() {
+        Some(path) if path.starts_with("inputs") => {
+            failed(format!("it changed `{}`, which must only be read", path.display()))
+        }
         Some(path) => failed(format!("it changed `{}` beside a file that it was given", path.display())),
         None => Ok(()),
     }

@@ -1,7 +1,8 @@
 //! What a job has made: looked for as the engine does, and compared.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use qpipe_cache::{Digest, Store};
@@ -13,7 +14,7 @@ use super::report::{Tried, failed};
 use super::work::Work;
 use crate::worker::Made;
 use crate::worker::document::{self, BLOB, ROOT};
-use crate::worker::files::{Files, resolve, store_file};
+use crate::worker::files::{Files, keep_file};
 
 /// A unit that a job said it keeps: its content when it said so, and where it lies.
 #[derive(Clone, Debug)]
@@ -28,19 +29,17 @@ pub(super) type Units = BTreeMap<String, Kept>;
 
 /// A unit that was just announced. What is wrong with it shows once the job has ended.
 pub(super) fn keep(store: &Store, scratch: &Path, name: &str, path: &str) -> Tried<Kept> {
-    let file = resolve(scratch, name, path).or_else(|error| failed(format!("unit `{name}`: {error}")))?;
-    if !file.is_file() {
-        return failed(format!("unit `{name}`: `{path}` is not a file"));
-    }
-    let (digest, _) = store_file(store, &file).or_else(failed)?;
+    let (digest, _) = keep_file(store, scratch, name, path, &|| true)
+        .or_else(|error| failed(format!("unit `{name}`: {error}")))?;
     Ok(Kept { digest, path: path.to_owned() })
 }
 
 /// Units that lie no longer where they were announced, as they were.
-pub(super) fn unkept(scratch: &Path, units: &Units) -> Tried<()> {
-    let is_there =
-        |kept: &Kept| Digest::of_file(&scratch.join(&kept.path)).is_ok_and(|now| now == kept.digest);
-    match units.iter().find(|(_, kept)| !is_there(kept)) {
+pub(super) fn unkept(store: &Store, scratch: &Path, units: &Units) -> Tried<()> {
+    let is_there = |name: &str, kept: &Kept| {
+        keep_file(store, scratch, name, &kept.path, &|| true).is_ok_and(|(now, _)| now == kept.digest)
+    };
+    match units.iter().find(|(name, kept)| !is_there(name, kept)) {
         Some((name, _)) => failed(format!("unit `{name}` was changed or removed after it was announced")),
         None => Ok(()),
     }
@@ -78,7 +77,7 @@ pub(super) fn collect(
         }
         let path = match (said.text("path"), said.text("unit")) {
             (Some(path), None) => path.to_owned(),
-            (None, Some(unit)) => of_unit(ctx.store, scratch, unit, units)?,
+            (None, Some(unit)) => of_unit(ctx.store, scratch, unit, units, outputs.len())?,
             _ => return failed(format!("output `{name}` has either a `path` or a `unit`")),
         };
         if outputs.insert(name.to_owned(), path).is_some() {
@@ -99,14 +98,15 @@ pub(super) fn collect(
     Files::collect(ctx.store, scratch, named).or_else(failed)?.commit(ctx.store).or_else(failed)
 }
 
-/// Where the content of a unit lies within scratch.
-fn of_unit(store: &Store, scratch: &Path, unit: &str, units: &Units) -> Tried<String> {
+/// Where the content of a unit lies within scratch, for the output of this number.
+fn of_unit(store: &Store, scratch: &Path, unit: &str, units: &Units, number: usize) -> Tried<String> {
     let Some(kept) = units.get(unit) else {
         return failed(format!("an output is the unit `{unit}`, which was neither given nor announced"));
     };
-    let path = format!("unit-{}", kept.digest.short());
-    let from = store.blob_path(&kept.digest).or_else(failed)?;
-    fs::copy(from, scratch.join(&path)).or_else(failed)?;
+    let path = format!("unit-{number}-{}", kept.digest.short());
+    let bytes = store.read(&kept.digest).or_else(failed)?;
+    // not through what the plugin may have put there
+    File::create_new(scratch.join(&path)).and_then(|mut file| file.write_all(&bytes)).or_else(failed)?;
     Ok(path)
 }
 

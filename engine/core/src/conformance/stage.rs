@@ -86,7 +86,7 @@ fn tried(bench: &mut Bench<'_>, told: &Told, samples: &mut Samples<'_>) -> Resul
     }
     if bench.can("resume") {
         let resumed = first.units.and_then(|units| {
-            made::unkept(&first.scratch.path().join("work"), &units)?;
+            made::unkept(bench.store(), &first.scratch.path().join("work"), &units)?;
             resumed(bench, &subject, &made, &units)
         });
         bench.note(stage, Rule::Resume, resumed);

@@ -13,7 +13,8 @@ use super::metrics;
 use super::spec::outputs;
 use crate::worker::Machine;
 use crate::worker::files::{Files, store_file};
-use crate::worker::launch::{Group, Launch, LaunchError, ending, find_program, tail};
+use crate::worker::launch::{Group, Launch, LaunchError, ending, find_program};
+use crate::worker::log::tail;
 
 /// How often a running command is looked at: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(25));
@@ -118,7 +119,7 @@ fn collect(ctx: &Context<'_>, job: &Job) -> Result<Files, StageError> {
 
 /// `exit status 3` with the last lines of what the command said.
 fn failure(status: ExitStatus, job: &Job) -> String {
-    let said = |path: &Path| Some(tail(path)).filter(|text| !text.is_empty());
+    let said = |path: &Path| File::open(path).ok().map(|log| tail(&log)).filter(|text| !text.is_empty());
     let last = said(&job.stderr()).or_else(|| said(&job.stdout()));
     let ending = ending(status);
     match last {

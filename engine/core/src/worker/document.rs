@@ -12,7 +12,7 @@ use qpipe_sdk::{Artifact, ArtifactKind, Context};
 use serde_json::Value;
 
 use super::error::WorkerError;
-use super::files::{keep_file, resolve};
+use super::files::keep_file;
 use super::job::Made;
 
 /// The output that is the document.
@@ -30,12 +30,8 @@ pub(crate) fn collect(
     let store = |name: &str, made: &Made| match made {
         Made::Unit(kept) => Ok(kept.digest),
         Made::Path(path) => {
-            let file = resolve(work, name, path)?;
-            if !file.is_file() {
-                return Err(unusable(format!("`{path}` is not a file")));
-            }
             let go_on = || !ctx.cancel.killed();
-            Ok::<_, WorkerError>(keep_file(ctx.store, name, &file, &go_on)?.0)
+            Ok::<_, WorkerError>(keep_file(ctx.store, work, name, path, &go_on)?.0)
         }
     };
     let root = outputs.get(ROOT).ok_or_else(|| WorkerError::MissingOutput { name: ROOT.to_owned() })?;

@@ -13,12 +13,15 @@ use super::content::PluginDigest;
 use super::files::FilesError;
 use super::launch::{LaunchError, ending};
 use super::search::{NoPlugin, SearchError};
+use super::temp::TempError;
 
 /// Why a worker did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Temp(#[from] TempError),
     #[error(transparent)]
     NoPlugin(#[from] NoPlugin),
     /// A file of a plugin.
@@ -126,6 +129,7 @@ impl From<WorkerError> for StageError {
             WorkerError::TimedOut { after } => Self::Timeout(after),
             WorkerError::Memory { .. } => Self::OomHost(error.to_string()),
             WorkerError::Launch(_)
+            | WorkerError::Temp(_)
             | WorkerError::NoPlugin(_)
             | WorkerError::Unreadable { .. }
             | WorkerError::Content { .. }

@@ -18,7 +18,6 @@
 //! command's input; the script moves them, and standard error goes to a file.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -51,7 +50,7 @@ pub struct Launch {
     /// The whole environment.
     pub env: Vec<(OsString, OsString)>,
     pub folder: PathBuf,
-    /// Where standard error is appended.
+    /// Where standard error is appended. Behind a wall it has to be there, as only the file may be open to be written.
     pub stderr: PathBuf,
 }
 
@@ -212,24 +211,6 @@ pub fn ending(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => "ended without a status".into(),
     }
-}
-
-/// The last lines of a log, at most `LINES` and `BYTES`, for an error message.
-pub fn tail(log: &Path) -> String {
-    const LINES: usize = 12;
-    const BYTES: u64 = 4096;
-    let read = || -> io::Result<Vec<u8>> {
-        use std::io::{Read, Seek, SeekFrom};
-        let mut file = File::open(log)?;
-        let from = file.metadata()?.len().saturating_sub(BYTES);
-        file.seek(SeekFrom::Start(from))?;
-        let mut bytes = Vec::new();
-        file.take(BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 #[cfg(test)]

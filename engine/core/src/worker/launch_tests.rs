@@ -1,4 +1,4 @@
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 
 use super::*;
@@ -33,6 +33,10 @@ impl Place {
         }
         panic!("`{name}` never came");
     }
+}
+
+fn said(launch: &Launch) -> String {
+    crate::worker::log::tail(&File::open(&launch.stderr).unwrap())
 }
 
 /// Whether a process runs; one that is dead and not yet waited for does not.
@@ -70,7 +74,7 @@ fn streams_arguments_and_the_status_are_the_command_s() {
     let mut out = String::new();
     read.read_to_string(&mut out).unwrap();
     assert_eq!((out.as_str(), ending(wait(&mut group)).as_str()), ("hello", "exit status 3"));
-    assert_eq!(tail(&launch.stderr), "a 'b' $c");
+    assert_eq!(said(&launch), "a 'b' $c");
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn a_command_that_waits_for_all_its_children_does_not_wait_for_the_watchdog() {
     let mut group = Group::start(&launch, None, Stdio::null(), Stdio::from(write)).unwrap();
     let mut out = String::new();
     read.read_to_string(&mut out).unwrap();
-    assert_eq!(out, "none\n", "{}", tail(&launch.stderr));
+    assert_eq!(out, "none\n", "{}", said(&launch));
     assert!(wait(&mut group).success());
 }
 

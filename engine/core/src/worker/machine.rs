@@ -4,9 +4,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use qpipe_cache::StoreError;
-
 use super::scratch::Scratch;
+use super::temp::{self, TempError};
 use super::wall::{self, Support};
 
 /// Variables that say where things are on this machine. They never enter a key.
@@ -90,8 +89,12 @@ impl Machine {
     }
 
     /// A new folder for temporary files, which is removed with the value.
-    pub fn scratch(&self) -> Result<Scratch, StoreError> {
-        Scratch::within(&self.temp)
+    ///
+    /// # Errors
+    /// What the folder of such folders is that cannot be used.
+    pub fn scratch(&self) -> Result<Scratch, TempError> {
+        temp::make(&self.temp)?;
+        Scratch::within(&self.temp).map_err(|error| TempError::of(&self.temp, error))
     }
 
     pub(crate) fn temp(&self) -> &Path {

@@ -10,6 +10,8 @@
 //! | `procfs` | what it can reach of `/proc` |
 //! | `reach` | what a plugin's wall lets through |
 //! | [`scratch`] | folders for one job each |
+//! | [`temp`] | the engine's folder for temporary files |
+//! | `room` | those of a worker behind a wall |
 //! | [`files`] | the `files` artifact: what commands and plugins make |
 //! | `document` | a document of a plugin's, with its blobs |
 //! | [`session`] | the engine's side of a `qstage/1` conversation |
@@ -49,11 +51,13 @@ mod procfs;
 pub mod program;
 pub(crate) mod reach;
 pub(crate) mod request;
+mod room;
 pub mod scratch;
 pub mod search;
 pub mod session;
 mod streams;
 mod support;
+pub mod temp;
 pub mod units;
 pub mod wall;
 mod workers;
@@ -73,4 +77,5 @@ pub use process::{Worker, WorkerCommand};
 pub use program::Program;
 pub(crate) use program::READS;
 pub use session::{Description, Estimate, Greeting, Limits, Session, Transport, Watch};
+pub use temp::TempError;
 pub use workers::Workers;

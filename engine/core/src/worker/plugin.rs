@@ -228,20 +228,20 @@ impl PluginStage {
     }
 
     fn work_in(&self, worker: &mut Worker, ctx: &Context<'_>, units: &Units) -> Result<Outcome, WorkerError> {
-        let scratch = worker.scratch(ctx.store)?;
-        let (work, inputs) = (scratch.folder("work")?, scratch.path().join("inputs"));
-        let mut request = request::request(ctx, self.described.spec.kind, &work, Some(&inputs))?;
+        let folders = worker.folders(ctx.store)?;
+        let work = &folders.work;
+        let mut request = request::request(ctx, self.described.spec.kind, work, Some(&folders.inputs))?;
         request.device = self.device(ctx);
         let limit = self.pool.limits().job;
         request.deadline_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let given = Given::of(&request, is_given);
         let declared = self.outputs();
         let has_blobs = self.described.files.is_empty() && !self.is_measured();
-        let keeper = Keeper::start(units.clone(), &work, length(&request)?);
+        let keeper = Keeper::start(units.clone(), work, length(&request)?);
         let (events, cancel, units) = (ctx.events, ctx.cancel, Some(&keeper));
         let watch = Watch { events, cancel, outputs: Some(&declared), has_blobs, units };
         let finished = worker.run(request, &watch)?;
-        let artifact = self.collect(ctx, &work, &finished)?;
+        let artifact = self.collect(ctx, work, &finished)?;
         given.check()?;
         Ok(Outcome { artifact, metrics: finished.metrics })
     }

@@ -17,7 +17,7 @@ use super::error::WorkerError;
 use super::machine::Machine;
 use super::process::{Place, Worker, WorkerCommand};
 use super::reach::{self, Own, Reach};
-use super::scratch::Scratch;
+use super::room::Room;
 use super::session::{Limits, Transport};
 use super::wall::{Support, Wall};
 
@@ -217,7 +217,7 @@ impl Pool {
         if job.is_some() {
             reach::of_jobs(&mut wall);
         }
-        let room = job.map(Scratch::new).transpose()?;
+        let room = job.map(Room::new).transpose()?;
         Ok(Place { wall: Some(wall), granted: needs.clone(), room, is_told })
     }
 

@@ -8,17 +8,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use qpipe_cache::Store;
 use qpipe_sdk::StageEvent;
+use qpipe_sdk::protocol::transport::Talk;
 use qpipe_sdk::protocol::{FailureClass, RunRequest, transport};
 
 use super::content::Content;
 use super::error::{WorkerError, clipped};
 use super::job::Finished;
-use super::launch::{Group, Launch, LaunchError, tail};
+use super::launch::{Group, Launch, LaunchError};
 use super::log::Log;
 use super::machine::Machine;
 use super::memory::resident;
+use super::room::{Folders, Room};
 use super::scratch::Scratch;
 use super::session::{Limits, Peer, Session, Transport, Watch};
+use super::temp::TempError;
 use super::wall::{Access, Wall};
 
 /// How long a process that hung up is given to end by itself, so that its status can be told.
@@ -56,7 +59,7 @@ pub(super) struct Place {
     /// What the wall lets through for the sake of jobs, besides what every job of the plugin may reach.
     pub(super) granted: Wall,
     /// Where its jobs have their folders, within the wall; `None`: behind a wall, it is only asked.
-    pub(super) room: Option<Scratch>,
+    pub(super) room: Option<Room>,
     /// Whether the wall was built for the files that the plugin told of.
     pub(super) is_told: bool,
 }
@@ -83,39 +86,42 @@ impl Worker {
         transport: Transport,
         mut place: Place,
     ) -> Result<Self, WorkerError> {
-        let folder = Scratch::within(machine.temp())?;
-        let (home, tmp) = (folder.folder("home")?, folder.folder("tmp")?);
-        let mut env = machine.environment(home.clone(), tmp);
-        env.extend(command.env.iter().cloned());
-        let log = Log::new(folder.path().join("stderr"));
+        let folder = machine.scratch()?;
+        let make = |name| folder.folder(name).map_err(|error| TempError::of(folder.path(), error));
+        let (home, tmp) = (make("home")?, make("tmp")?);
+        let log = folder.path().join("stderr");
+        let log = Log::create(log.clone()).map_err(|error| TempError::unusable(&log, error))?;
         let (program, args) = (command.program.clone(), command.args.clone());
+        let mut env = machine.environment(home.clone(), tmp.clone());
+        env.extend(command.env.iter().cloned());
         let (started, content) = (SystemTime::now(), Content::new());
-        let mut launch = Launch { program, args, env, folder: home, stderr: log.path().to_owned() };
         if let Some(wall) = &mut place.wall {
-            let own = [Some(folder.path()), place.room.as_ref().map(Scratch::path)];
-            own.into_iter().flatten().for_each(|folder| wall.open(folder, Access::Write));
+            // not what they lie in: what the engine reads there would be what the worker put there
+            for path in [&home, &tmp, log.path()] {
+                wall.open(path, Access::Write);
+            }
+            if let Some(room) = &place.room {
+                room.open(wall);
+            }
         }
+        let stderr = log.path().to_owned();
+        let mut launch = Launch { program, args, env, folder: home, stderr };
         let begun = match transport {
             Transport::Stdio => over_pipes(&launch, place.wall.as_ref(), limits),
-            Transport::Files => {
-                over_files(&mut launch, place.wall.as_ref(), &log, &folder.folder(TALK)?, limits)
-            }
+            Transport::Files => over_files(&mut launch, place.wall.as_mut(), &log, &make(TALK)?, limits),
         };
         let (mut group, session) = begun?;
         match session {
             Ok(session) => {
                 Ok(Self { group, session, log, transport, started, content, place, _folder: folder })
             }
-            Err(error) => Err(helped(explained(error, &mut group, &launch.stderr), place.wall.is_some())),
+            Err(error) => Err(helped(explained(error, &mut group, &log), place.wall.is_some())),
         }
     }
 
-    /// A new folder in the store for a job, which it can write to.
-    pub(super) fn scratch(&self, store: &Store) -> Result<Scratch, WorkerError> {
-        Ok(match &self.place.room {
-            Some(room) => Scratch::within(room.path())?,
-            None => Scratch::new(store)?,
-        })
+    /// Empty folders in the store for a job.
+    pub(super) fn folders(&self, store: &Store) -> Result<Folders, WorkerError> {
+        Ok(Folders::new(self.place.room.as_ref(), store)?)
     }
 
     /// Whether it still runs.
@@ -140,7 +146,7 @@ impl Worker {
     ) -> Result<T, WorkerError> {
         let is_walled = self.place.wall.is_some();
         question(&mut self.session)
-            .map_err(|error| helped(explained(error, &mut self.group, self.log.path()), is_walled))
+            .map_err(|error| helped(explained(error, &mut self.group, &self.log), is_walled))
     }
 
     /// Has it do a job.
@@ -153,7 +159,7 @@ impl Worker {
         }
         let last = said.get(said.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
         let is_walled = self.place.wall.is_some();
-        let mut explain = |error| match explained(error, &mut self.group, self.log.path()) {
+        let mut explain = |error| match explained(error, &mut self.group, &self.log) {
             // it obeyed the signal without a word
             WorkerError::Lost { .. } if watch.cancel.requested() => WorkerError::Cancelled,
             // a traceback, say
@@ -166,9 +172,10 @@ impl Worker {
         result.map_err(|error| helped(explain(error), is_walled))
     }
 
-    /// Whether it can be trusted with another job.
+    /// Whether it can be trusted with another job. What is left of the last one is taken away.
     pub(super) fn is_sound(&mut self) -> bool {
-        self.session.is_sound() && self.lives()
+        let is_empty = self.place.room.as_ref().is_none_or(|room| room.empty().is_ok());
+        is_empty && self.session.is_sound() && self.lives()
     }
 
     /// Whether it ended as a job began, before it said a word of it.
@@ -201,12 +208,23 @@ fn over_pipes(launch: &Launch, wall: Option<&Wall>, limits: Limits) -> Begun {
     Ok((group, Session::begin(BufReader::new(our_input), our_output, limits)))
 }
 
-fn over_files(launch: &mut Launch, wall: Option<&Wall>, log: &Log, folder: &Path, limits: Limits) -> Begun {
+fn over_files(
+    launch: &mut Launch,
+    mut wall: Option<&mut Wall>,
+    log: &Log,
+    folder: &Path,
+    limits: Limits,
+) -> Begun {
     launch.env.push((transport::FOLDER.into(), folder.into()));
     let failed = |source| LaunchError::Start { program: launch.program.clone(), source };
-    transport::create(folder).map_err(failed)?;
-    let group = Group::start(launch, wall, Stdio::null(), Stdio::from(log.open().map_err(failed)?))?;
-    let (input, output) = transport::engine_ends(folder, group.watch());
+    let talk = Talk::create(folder).map_err(|error| TempError::unusable(folder, error))?;
+    if let Some(wall) = &mut wall {
+        wall.open(&transport::requests(folder), Access::Read);
+        wall.open(&transport::replies(folder), Access::Write);
+    }
+    let said = Stdio::from(log.output().map_err(failed)?);
+    let group = Group::start(launch, wall.as_deref(), Stdio::null(), said)?;
+    let (input, output) = transport::engine_ends(talk, group.watch());
     let limits = Limits { hello: limits.hello.max(QUEUED), ..limits };
     Ok((group, Session::over(Transport::Files, input, output, limits)))
 }
@@ -231,7 +249,7 @@ impl Peer for Group {
 }
 
 /// A worker that hung up has a status and has perhaps said why.
-fn explained(error: WorkerError, group: &mut Group, stderr: &Path) -> WorkerError {
+fn explained(error: WorkerError, group: &mut Group, log: &Log) -> WorkerError {
     if !matches!(error, WorkerError::HungUp) {
         return error;
     }
@@ -240,7 +258,7 @@ fn explained(error: WorkerError, group: &mut Group, stderr: &Path) -> WorkerErro
         std::thread::sleep(Duration::from_millis(2));
     }
     match group.kill() {
-        Ok(status) => WorkerError::Lost { status, said: tail(stderr) },
+        Ok(status) => WorkerError::Lost { status, said: log.tail() },
         Err(_) => error,
     }
 }

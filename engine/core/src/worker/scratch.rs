@@ -1,12 +1,25 @@
-//! Folders for one job each, in the store's root and so on its file system; and folders for one worker each. A scratch folder is removed when its job ends; one whose process died is removed by the next job's: its
-//! owner held a lock on it that death gave back.
+//! Folders for one job each, in the store's root and so on its file system; and folders for one worker each. A scratch folder
+//! is removed when its job ends; one whose process died is removed by the next job's: its owner held a lock on it that death
+//! gave back.
+//!
+//! What is in such a folder others have made, and perhaps still have in hand: no link in it is followed.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use qpipe_cache::{Store, StoreError};
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+/// How often a folder is emptied that somebody fills meanwhile.
+const TRIES: usize = 5;
+/// Deepest folder that is made writable to be removed.
+const MAX_DEPTH: usize = 256;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -29,10 +42,8 @@ impl Scratch {
     pub fn within(root: &Path) -> Result<Self, StoreError> {
         make(root)?;
         sweep(root);
-        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let (path, lock) = (root.join(&name), root.join(format!("{name}.lock")));
+        let (path, lock, held) = claim(root)?;
         let io = |op| move |source, path: &Path| StoreError::Io { op, path: path.to_owned(), source };
-        let held = File::create(&lock).map_err(|e| io("create")(e, &lock))?;
         held.lock().map_err(|e| io("lock")(e, &lock))?;
         // a process of the same number may have left one behind
         remove(&path).map_err(|e| io("remove")(e, &path))?;
@@ -61,6 +72,20 @@ impl Drop for Scratch {
     }
 }
 
+/// A name that nobody has, and the new file that is its lock.
+fn claim(root: &Path) -> Result<(PathBuf, PathBuf, File), StoreError> {
+    loop {
+        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let (path, lock) = (root.join(&name), root.join(format!("{name}.lock")));
+        match File::create_new(&lock) {
+            Ok(held) => return Ok((path, lock, held)),
+            // of a dead process that had the same number
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(StoreError::Io { op: "create", path: lock, source }),
+        }
+    }
+}
+
 fn make(path: &Path) -> Result<(), StoreError> {
     fs::create_dir_all(path).map_err(|source| StoreError::Io { op: "create", path: path.to_owned(), source })
 }
@@ -72,7 +97,9 @@ fn sweep(root: &Path) {
         if lock.extension().is_none_or(|extension| extension != "lock") {
             continue;
         }
-        let Ok(file) = File::open(&lock) else { continue };
+        // neither a link nor a pipe that nobody writes to
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(&lock) else { continue };
         let abandoned = !matches!(file.try_lock(), Err(TryLockError::WouldBlock | TryLockError::Error(_)));
         if abandoned && is_settled(&file) && remove(&lock.with_extension("")).is_ok() {
             let _left_behind = fs::remove_file(&lock);
@@ -98,16 +125,68 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn unlock(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+/// Removes what is in a folder, which stays.
+pub(super) fn empty(folder: &Path) -> io::Result<()> {
+    let mut result = Ok(());
+    for _ in 0..TRIES {
+        result = empty_once(folder);
+        match &result {
+            Ok(()) => break,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => unlock(folder)?,
+            Err(_) => {}
+        }
+    }
+    result
+}
+
+fn empty_once(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            unlock(&entry.path())?;
+            remove(&entry.path())?;
+            continue;
+        }
+        match fs::remove_file(entry.path()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other?,
         }
     }
     Ok(())
+}
+
+/// Makes a folder and the folders in it writable.
+fn unlock(folder: &Path) -> io::Result<()> {
+    unlock_at(CWD, folder, 0)
+}
+
+fn unlock_at<P: rustix::path::Arg>(parent: BorrowedFd<'_>, name: P, depth: usize) -> io::Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(io::Error::other("its folders are nested too deep"));
+    }
+    let here = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let held = openat(parent, name, here | OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+    // of the folder that is held, whatever has its name by now
+    let place = format!("/proc/self/fd/{}", held.as_raw_fd());
+    fs::set_permissions(place, fs::Permissions::from_mode(0o700))?;
+    let folder = openat(&held, ".", here | OFlags::RDONLY, Mode::empty())?;
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name: &CStr = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        match unlock_at(folder.as_fd(), name, depth + 1) {
+            // no folder, or none any more
+            Err(error) if is_no_folder(&error) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn is_no_folder(error: &io::Error) -> bool {
+    Errno::from_io_error(error)
+        .is_some_and(|error| [Errno::NOTDIR, Errno::LOOP, Errno::NOENT].contains(&error))
 }
 
 #[cfg(test)]
@@ -128,6 +207,42 @@ mod tests {
         assert!(!path.exists() && second.path().exists());
         drop(second);
         assert_eq!(fs::read_dir(dir.path().join("scratch")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn rights_are_given_to_folders_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let [inner, outer] = ["inner", "outer"].map(|name| dir.path().join(name));
+        fs::create_dir_all(inner.join("deep")).unwrap();
+        fs::create_dir(&outer).unwrap();
+        std::os::unix::fs::symlink(&outer, inner.join("link")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let locked = fs::Permissions::from_mode(0o500);
+        for path in [&inner.join("deep"), &inner, &outer] {
+            fs::set_permissions(path, locked.clone()).unwrap();
+        }
+        unlock(&inner).unwrap();
+        assert_eq!([mode(&inner), mode(&inner.join("deep")), mode(&outer)], [0o700, 0o700, 0o500]);
+        assert!(unlock(&inner.join("link")).is_err());
+        assert_eq!(mode(&outer), 0o500);
+    }
+
+    #[test]
+    fn what_stands_where_a_lock_is_to_be_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        fs::write(&other, "kept").unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        for next in 0..100 {
+            let next = NEXT.load(Ordering::Relaxed) + next;
+            let lock = root.join(format!("{}-{next}.lock", std::process::id()));
+            std::os::unix::fs::symlink(&other, lock).unwrap();
+        }
+        rustix::fs::mknodat(CWD, root.join("zz.lock"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let scratch = Scratch::within(&root).unwrap();
+        assert!(scratch.path().is_dir());
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
     }
 
     #[test]

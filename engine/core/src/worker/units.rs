@@ -22,7 +22,7 @@ use qpipe_sdk::protocol::{MAX_LINE, WireBlob};
 use qpipe_sdk::{Context, stage::unix_ms};
 
 use super::error::WorkerError;
-use super::files::{is_inside, keep_file, resolve};
+use super::files::{is_inside, keep_file};
 use super::request::blob;
 
 /// The parameter of a unit's key that is its number. No stage type can declare one of this name.
@@ -195,9 +195,9 @@ impl Keeping {
         since: Instant,
         stop: &AtomicBool,
     ) -> Result<Kept, WorkerError> {
-        let file = resolve(&self.work, name, path)?;
         let units = &mut self.units;
-        let (digest, bytes) = keep_file(&units.store, name, &file, &|| !stop.load(Ordering::Relaxed))?;
+        let go_on = || !stop.load(Ordering::Relaxed);
+        let (digest, bytes) = keep_file(&units.store, &self.work, name, path, &go_on)?;
         let before = units.found.get(name).copied();
         if let Some(kept) = before.filter(|kept| kept.digest == digest) {
             return Ok(kept);

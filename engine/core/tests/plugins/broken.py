@@ -89,6 +89,8 @@ def run(job):
     if DEFECT == "writes-inputs":
         os.chmod(source, 0o644)
         open(source, "a").write("more")
+    if DEFECT == "writes-folders":
+        open(os.path.join(more, "new"), "w").write("more")
     total = job["params"]["parts"]
     for number in range(total):
         if STOP.is_set() and DEFECT != "ignores-cancel":

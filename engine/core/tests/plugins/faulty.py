@@ -1,5 +1,6 @@
 """A plugin that does wrong what its parameter `how` says."""
 
+import ctypes
 import json
 import os
 import signal
@@ -24,6 +25,21 @@ def beat(every):
     while True:
         time.sleep(every)
         say("heartbeat")
+
+
+def swap(out, scratch, target):
+    """Makes a folder, of which a child swaps the folders with links to a folder outside, again and again."""
+    exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    os.remove(out)
+    pairs = [(os.path.join(out, f"k{at}"), os.path.join(scratch, f"l{at}")) for at in range(400)]
+    for folder, link in pairs:
+        os.makedirs(folder)
+        open(os.path.join(folder, "x"), "w").write("harmless")
+        os.symlink(target, link)
+    if not os.fork():
+        while True:
+            for folder, link in pairs:
+                exchange(-100, folder.encode(), -100, link.encode(), 2)
 
 
 def run(job):
@@ -75,6 +91,9 @@ def run(job):
         else:
             os.mkdir(path)
             os.symlink("/etc/hostname", os.path.join(path, "a"))
+    elif how.startswith("swaps "):
+        swap(path, job["scratch"], how.split()[1])
+        return say("artifact", id=id, name="out", path="out") or say("done", id=id)
     elif how == "utf8":
         sys.stdout.buffer.write(b'{"type":"log","id":%d,"message":"\xff\xfe"}\n' % id)
         sys.stdout.buffer.flush()

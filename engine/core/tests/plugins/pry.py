@@ -117,6 +117,7 @@ TRY = {
     "make": lambda at: os.close(os.open(at, os.O_CREAT | os.O_EXCL | os.O_WRONLY)),
     "truncate": lambda at: os.truncate(at, 0),
     "remove": os.remove,
+    "move": lambda at: os.rename(at, at + "-moved"),
     "kill": lambda at: os.kill(int(at), 0),
     "connect": connect,
     "bind": bind,
@@ -159,7 +160,17 @@ STAGE = {
 
 def run(job):
     params, scratch = job["params"], Path(job["scratch"])
-    at = params["at"].replace("BOOK", params.get("book", "")).replace("SELF", os.path.abspath(__file__))
+    given = job["inputs"].get("given", {}).get("path", "")
+    places = {
+        "GIVEN": given,
+        "BOOK": params.get("book", ""),
+        "SELF": os.path.abspath(__file__),
+        "SCRATCH": str(scratch),
+        "LOG": os.readlink("/proc/self/fd/2"),
+    }
+    at = params["at"]
+    for name, place in places.items():
+        at = at.replace(name, place)
     try:
         TRY[params["how"]](at)
         said = "done"

@@ -15,9 +15,13 @@ STAGE = {
 }
 
 
+def write_to(path, text):
+    with open(path, "a") as file:
+        file.write(text)
+
+
 def write(text):
-    with open(os.path.join(FOLDER, "replies"), "a") as replies:
-        replies.write(text)
+    write_to(os.path.join(FOLDER, "replies"), text)
 
 
 def say(kind, **fields):
@@ -45,6 +49,19 @@ def run(job):
         sys.exit(0)
     if how == "garbage":
         write("no message\n")
+    if how == "takes":
+        for name in ["requests", "replies"]:
+            try:
+                os.rename(os.path.join(FOLDER, name), path)
+            except PermissionError:
+                continue
+            raise SystemExit(f"{name} can be taken away")
+        try:
+            write_to(os.path.join(FOLDER, "requests"), "{}\n")
+        except PermissionError:
+            pass
+        else:
+            raise SystemExit("requests can be written")
     if how == "beats":
         for _ in range(3):
             while json.loads(next(said))["type"] != "heartbeat":

@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use qpipe_cache::Digest;
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::worker::{Limits, WorkerError};
-use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
+use qpipe_sdk::{ErrorClass, StageError, StageEvent, StageRegistry};
 
 use crate::hows::hows;
 use crate::lab::{Lab, failure, runs, wait};
@@ -50,6 +51,30 @@ fn each_wrong_costs_one_node() {
 }
 
 #[test]
+fn what_a_plugin_swaps_while_it_is_stored_leads_nowhere_else() {
+    let Some(lab) = Lab::new("what_a_plugin_swaps_while_it_is_stored_leads_nowhere_else") else { return };
+    let secret = lab.dir.join("elsewhere");
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("x"), "a secret").unwrap();
+    let registry = faulty(&lab, &[], Limits::default());
+    for number in 0..4 {
+        let swaps = format!("swaps {} {number}", secret.display());
+        let (result, _) = lab.hows(&registry, "faulty", &[&swaps, &format!("fine after {number}")]);
+        let told = hows(&result.nodes);
+        assert!(["Fr", "rr"].contains(&told.as_str()), "{result:?}");
+        if told == "Fr" {
+            let (class, message) = failure(&result);
+            let says =
+                ["neither a file nor a folder", "leads out", "changed while", "is missing", "failed to read"];
+            assert!(says.iter().any(|text| message.contains(text)), "{class:?}: {message}");
+        }
+    }
+    drop(registry);
+    assert!(lab.store().contains(&Digest::of_bytes(b"a secret")).is_err(), "it was stored");
+    assert_eq!(fs::read(secret.join("x")).unwrap(), b"a secret", "and was not removed with a job's folder");
+}
+
+#[test]
 fn a_document_that_names_a_blob_it_was_not_given_costs_one_node() {
     let Some(lab) = Lab::new("a_document_that_names_a_blob_it_was_not_given_costs_one_node") else { return };
     let kept = lab.store().put_bytes(b"another job's").unwrap();
@@ -84,6 +109,17 @@ fn a_worker_that_dies_at_a_question_is_told_of_with_its_words() {
     let text = "qpipe 1 name=lab\nfaulty a {\n how fine\n}";
     let errors = load_study(&lab.dir.join("x.kdl"), text, &LoadOptions::default(), &registry).unwrap_err();
     assert!(errors.errors()[0].to_string().contains("the worker was lost: exit status 1\nno answer"));
+}
+
+#[test]
+fn a_folder_for_temporary_files_that_cannot_be_used_is_named() {
+    let Some(lab) = Lab::new("a_folder_for_temporary_files_that_cannot_be_used_is_named") else { return };
+    lab.file("temp", "a file where a folder is to be");
+    let error = lab.start(&lab.command("faulty", "faulty.py", &[], Limits::default())).err().unwrap();
+    assert!(matches!(error, WorkerError::Temp(_)), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(lab.dir.join("temp").to_str().unwrap()) && text.contains("`TMPDIR`"), "{text}");
+    assert_eq!(StageError::from(error).class(), ErrorClass::Config);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A folder with plugins, and studies over them.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use qpipe_engine::limits::{Limits as RunLimits, Retry};
 use qpipe_engine::manifest::{LoadOptions, load_study};
 use qpipe_engine::plan::{PlanOptions, plan};
 use qpipe_engine::run::{FailureMode, NodeResult, RunEvent, RunEventKind, RunOptions, RunResult, run};
-use qpipe_engine::worker::wall::Support;
+use qpipe_engine::worker::wall::{self, Support};
 use qpipe_engine::worker::{Limits, Machine, PluginCommand, PluginStage, WorkerError};
 use qpipe_sdk::{ErrorClass, StageEvent, StageRegistry};
 
@@ -125,6 +126,15 @@ impl Lab {
     pub(crate) fn output(&self, node: &NodeResult, name: &str) -> String {
         output(&self.store(), node, name)
     }
+}
+
+/// Whether the kernel holds whole walls; it says so where not.
+pub(crate) fn is_walled(test: &str) -> bool {
+    let why = wall::support().note();
+    if let Some(why) = &why {
+        let _unseen = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+    }
+    why.is_none()
 }
 
 /// The one failure of a run.

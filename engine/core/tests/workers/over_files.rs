@@ -6,7 +6,7 @@ use qpipe_engine::worker::{Limits, PluginCommand, Transport, WorkerError};
 use qpipe_sdk::ErrorClass;
 
 use crate::hows::hows;
-use crate::lab::{Lab, failure, runs};
+use crate::lab::{Lab, failure, is_walled, runs};
 
 fn talk(lab: &Lab, args: &[&str]) -> PluginCommand {
     let limits = Limits { heartbeat: Duration::from_millis(20), ..Limits::default() };
@@ -44,6 +44,17 @@ fn a_worker_that_ends_is_lost_and_its_output_is_told() {
     assert_eq!(failures[2].0, ErrorClass::Bug);
     assert!(failures[2].1.starts_with("the worker broke the protocol: this is no JSON: `no message`"));
     assert!(clock.elapsed() < Duration::from_mins(1));
+}
+
+#[test]
+fn the_files_of_a_conversation_cannot_be_taken_away() {
+    let test = "the_files_of_a_conversation_cannot_be_taken_away";
+    if !is_walled(test) {
+        return;
+    }
+    let Some(lab) = Lab::new(test) else { return };
+    let (result, _) = lab.hows(&lab.start(&talk(&lab, &[])).unwrap(), "talk", &["takes"]);
+    assert_eq!(hows(&result.nodes), "r", "{result:?}");
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn what_is_no_unit_is_refused_by_name() {
         ("missing", "output `a` is missing: there is no `nowhere`"),
         ("link", "the path `out-link` of output `a` leads out of the working folder"),
         ("fifo", "out-fifo`, which is neither a file nor a folder"),
-        ("folder", "out-folder`, which is neither a file nor a folder"),
+        ("folder", "is to be a file, and `out-folder` is a folder"),
         ("name", "the worker's unit `../a` has a name that cannot be"),
         ("root", "the worker's unit `/a` has a name that cannot be"),
         ("long", "the worker said `checkpoint` with a name of 1000000 bytes, more than 1024"),

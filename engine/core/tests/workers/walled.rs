@@ -1,18 +1,17 @@
 //! What a plugin can reach, and what it cannot: over real processes and the kernel's own walls.
 
 use std::fs;
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 
-use qpipe_engine::worker::wall::{self, Support};
+use qpipe_engine::worker::wall::Support;
 use qpipe_engine::worker::{Limits, PluginCommand, Sandbox, WorkerError};
 use qpipe_sdk::{ErrorClass, StageRegistry};
 
 use crate::hows::hows;
-use crate::lab::{Lab, failure};
+use crate::lab::{Lab, failure, is_walled};
 
 /// A laboratory with `pry.py` in a folder of its own, and a secret beside that.
 pub(crate) struct Yard {
@@ -22,8 +21,7 @@ pub(crate) struct Yard {
 impl Yard {
     /// `None` where there is no Python, or the kernel holds no whole wall, after saying so.
     pub(crate) fn new(test: &str) -> Option<Self> {
-        if let Some(why) = wall::support().note() {
-            let _unseen = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+        if !is_walled(test) {
             return None;
         }
         let lab = Lab::new(test)?;
@@ -141,6 +139,53 @@ fn what_programs_do_with_themselves_they_may() {
     for how in ["ordinary", "listen", "names"] {
         assert_eq!(yard.try_it(&registry, how, ""), "done", "{how}");
     }
+}
+
+#[test]
+fn what_the_engine_looks_at_is_not_the_plugins_to_replace() {
+    let Some(yard) = Yard::new("what_the_engine_looks_at_is_not_the_plugins_to_replace") else { return };
+    let registry = yard.registry();
+    for (how, at, said) in [
+        ("append", "LOG", "done"),
+        ("remove", "LOG", DENIED),
+        ("make", "LOG.new", DENIED),
+        ("make", "SCRATCH/../zz.lock", DENIED),
+        ("make", "SCRATCH/../../zz.lock", DENIED),
+        ("make", "SCRATCH/../inputs/new", DENIED),
+        ("move", "SCRATCH/../inputs", DENIED),
+        ("move", "SCRATCH", DENIED),
+    ] {
+        assert_eq!(yard.try_it(&registry, how, at), said, "{how} {at}");
+    }
+}
+
+#[test]
+fn inputs_that_are_laid_out_can_only_be_read() {
+    let Some(yard) = Yard::new("inputs_that_are_laid_out_can_only_be_read") else { return };
+    let registry = yard.registry();
+    for (how, at, said) in [
+        ("read", "GIVEN/out", "done"),
+        ("list", "GIVEN", "done"),
+        ("append", "GIVEN/out", DENIED),
+        ("remove", "GIVEN/out", DENIED),
+        ("move", "GIVEN/out", DENIED),
+        ("move", "GIVEN", DENIED),
+        ("make", "GIVEN/new", DENIED),
+    ] {
+        let stages = format!("pry a {{\n how nothing\n}}\npry b {{\n how {how}\n at {at:?}\n given a\n}}");
+        let (result, _) = yard.lab.run(&registry, &stages);
+        assert!(["rr", "cr"].contains(&hows(&result.nodes).as_str()), "{result:?}");
+        assert_eq!(yard.lab.output(&result.nodes[1], "out"), said, "{how} {at}");
+    }
+}
+
+#[test]
+fn of_a_job_nothing_is_left_to_the_next_one() {
+    let Some(yard) = Yard::new("of_a_job_nothing_is_left_to_the_next_one") else { return };
+    let registry = yard.registry();
+    let (said, pid) = yard.try_with(&registry, "make", "SCRATCH/left", "");
+    assert_eq!(said, "done");
+    assert_eq!(yard.try_with(&registry, "read", "SCRATCH/left", ""), ("FileNotFoundError".into(), pid));
 }
 
 #[test]

@@ -6,9 +6,13 @@
 //!
 //! No end of such a stream is seen by itself. The engine says that it lives and says `bye`; of the worker it sees the end of
 //! the process that it launched.
+//!
+//! The worker knows the folder by its name. The engine holds on to the files that it made, and opens those anew: what has
+//! their names by now, a worker may have put there.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,29 +26,68 @@ const REPLIES: &str = "replies";
 /// How often a reader looks: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
-/// Makes the two files in a folder.
-pub fn create(folder: &Path) -> io::Result<()> {
-    [REQUESTS, REPLIES].iter().try_for_each(|name| File::create_new(folder.join(name)).map(drop))
+/// The two files of a conversation, as the engine made them.
+#[derive(Debug)]
+pub struct Talk {
+    requests: File,
+    replies: File,
+}
+
+impl Talk {
+    /// Makes them in a folder, where nothing has their names.
+    pub fn create(folder: &Path) -> io::Result<Self> {
+        let new = |name| File::options().read(true).append(true).create_new(true).open(folder.join(name));
+        Ok(Self { requests: new(REQUESTS)?, replies: new(REPLIES)? })
+    }
+}
+
+/// Where the worker reads in the folder.
+pub fn requests(folder: &Path) -> PathBuf {
+    folder.join(REQUESTS)
+}
+
+/// Where it writes.
+pub fn replies(folder: &Path) -> PathBuf {
+    folder.join(REPLIES)
 }
 
 /// The worker's ends: what to read and what to write to. Reading ends when the engine was silent for `patience`.
 pub fn worker_ends(folder: &Path, patience: Duration) -> (BufReader<Tail>, Append) {
-    let tail = Tail::new(folder.join(REQUESTS), move |silent| silent > patience);
-    (BufReader::new(tail), Append { path: folder.join(REPLIES) })
+    let tail = Tail::new(Place::Named(requests(folder)), move |silent| silent > patience);
+    (BufReader::new(tail), Append { place: Place::Named(replies(folder)) })
 }
 
 /// The engine's ends: what to read and what to write to. Reading ends when the worker is gone and all that it said is read.
 pub fn engine_ends(
-    folder: &Path,
+    talk: Talk,
     mut is_gone: impl FnMut() -> bool + Send + 'static,
 ) -> (BufReader<Tail>, Append) {
-    let tail = Tail::new(folder.join(REPLIES), move |_| is_gone());
-    (BufReader::new(tail), Append { path: folder.join(REQUESTS) })
+    let tail = Tail::new(Place::Held(talk.replies), move |_| is_gone());
+    (BufReader::new(tail), Append { place: Place::Held(talk.requests) })
+}
+
+/// A file that is opened again and again.
+#[derive(Debug)]
+enum Place {
+    /// What has this name.
+    Named(PathBuf),
+    /// This one, whatever has its name.
+    Held(File),
+}
+
+impl Place {
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Named(path) => path.clone(),
+            // the kernel's own way to it, on which no name is looked up
+            Self::Held(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+        }
+    }
 }
 
 /// Reads a file that grows, and waits for more at its end.
 pub struct Tail {
-    path: PathBuf,
+    place: Place,
     file: Option<File>,
     at: u64,
     /// Whether nothing more will come, after so much time without anything.
@@ -52,8 +95,8 @@ pub struct Tail {
 }
 
 impl Tail {
-    fn new(path: PathBuf, is_over: impl FnMut(Duration) -> bool + Send + 'static) -> Self {
-        Self { path, file: None, at: 0, is_over: Box::new(is_over) }
+    fn new(place: Place, is_over: impl FnMut(Duration) -> bool + Send + 'static) -> Self {
+        Self { place, file: None, at: 0, is_over: Box::new(is_over) }
     }
 
     /// What is there now.
@@ -65,7 +108,7 @@ impl Tail {
                 return Ok(read);
             }
         }
-        let mut file = File::open(&self.path)?;
+        let mut file = File::open(self.place.path())?;
         file.seek(SeekFrom::Start(self.at))?;
         let read = file.read(buffer)?;
         self.at += read as u64;
@@ -95,12 +138,12 @@ impl Read for Tail {
 /// Appends to a file that another reads.
 #[derive(Debug)]
 pub struct Append {
-    path: PathBuf,
+    place: Place,
 }
 
 impl Write for Append {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        File::options().append(true).open(&self.path)?.write_all(bytes)?;
+        File::options().append(true).open(self.place.path())?.write_all(bytes)?;
         Ok(bytes.len())
     }
 
@@ -120,10 +163,10 @@ mod tests {
     #[test]
     fn lines_arrive_whole_and_in_order_while_they_are_written_in_pieces() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path()).unwrap();
+        let talk = Talk::create(dir.path()).unwrap();
         let (mut input, _) = worker_ends(dir.path(), PATIENCE);
         let gone = Arc::new(AtomicBool::new(false));
-        let (_, mut output) = engine_ends(dir.path(), move || gone.load(Ordering::SeqCst));
+        let (_, mut output) = engine_ends(talk, move || gone.load(Ordering::SeqCst));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for piece in ["{\"a", "\":1", "}\n{}", "\n"] {
@@ -142,7 +185,7 @@ mod tests {
     #[test]
     fn an_end_is_the_end_of_a_silence_of_a_process_or_of_the_folder() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path()).unwrap();
+        let talk = Talk::create(dir.path()).unwrap();
         let mut line = Vec::new();
         let (mut input, mut output) = worker_ends(dir.path(), Duration::from_millis(30));
         let clock = Instant::now();
@@ -150,7 +193,7 @@ mod tests {
         assert!(clock.elapsed() >= Duration::from_millis(30));
 
         output.write_all(b"{}\n{\"ha").unwrap();
-        let (mut input, _) = engine_ends(dir.path(), || true);
+        let (mut input, _) = engine_ends(talk, || true);
         assert!(read_line(&mut input, &mut line).unwrap(), "what was said before the end is heard");
         assert!(matches!(read_line(&mut input, &mut line), Err(LineError::Truncated { .. })));
 
@@ -162,7 +205,23 @@ mod tests {
     #[test]
     fn files_that_are_there_are_not_taken_over() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path()).unwrap();
-        assert_eq!(create(dir.path()).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        Talk::create(dir.path()).unwrap();
+        assert_eq!(Talk::create(dir.path()).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn what_takes_the_files_names_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let talk = Talk::create(dir.path()).unwrap();
+        let other = dir.path().join("other");
+        std::fs::write(&other, "{\"a\":1}\n").unwrap();
+        for path in [requests(dir.path()), replies(dir.path())] {
+            std::fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink(&other, &path).unwrap();
+        }
+        let (mut input, mut output) = engine_ends(talk, || true);
+        output.write_all(b"{}\n").unwrap();
+        assert!(!read_line(&mut input, &mut Vec::new()).unwrap(), "nothing was replied");
+        assert_eq!(std::fs::read(&other).unwrap(), b"{\"a\":1}\n");
     }
 }
