@@ -16,15 +16,12 @@ pub(super) fn serve(registry: &StageRegistry, device: Option<&str>) -> Result<Ex
         std::thread::spawn(move || ComputeDevice::resolve(&device).and_then(ComputeDevice::open));
     }
     let name = concat!("qpipe ", env!("CARGO_PKG_VERSION"));
-    match std::env::var_os(transport::FOLDER) {
-        Some(folder) => {
-            let (input, output) = transport::worker_ends(Path::new(&folder), transport::PATIENCE);
-            protocol::serve(registry, name, input, output)?;
-        }
-        None => {
-            let output = plugin::messages().map_err(|source| CliError::Streams { source })?;
-            protocol::serve(registry, name, std::io::stdin().lock(), output)?;
-        }
+    if let Some(folder) = std::env::var_os(transport::FOLDER) {
+        let (input, output) = transport::worker_ends(Path::new(&folder), transport::PATIENCE);
+        protocol::serve(registry, name, input, output)?;
+    } else {
+        let output = plugin::messages().map_err(|source| CliError::Streams { source })?;
+        protocol::serve(registry, name, std::io::stdin().lock(), output)?;
     }
     Ok(Exit::Ok)
 }
