@@ -29,16 +29,18 @@ impl<'a> Ahead<'a> {
 
     /// Whether a node takes any GPU.
     pub(super) fn takes_any_gpu(&self) -> bool {
-        self.needs().any(|(_, need)| need == GpuNeed::Any)
+        self.0.iter().any(|(node, stage)| need(node, *stage) == GpuNeed::Any)
     }
 
     /// Which GPUs the program's own stages ask for; a plugin is its own worker.
     pub(super) fn own_needs(&self) -> Vec<GpuNeed> {
-        self.needs().filter(|(stage, _)| !stage.is_external()).map(|(_, need)| need).collect()
+        // a plugin would be started to be asked
+        let own = self.0.iter().filter(|(_, stage)| !stage.is_external());
+        own.map(|(node, stage)| need(node, *stage)).collect()
     }
+}
 
-    /// How much memory a node needs is another question, so its inputs need not be weighed.
-    fn needs(&self) -> impl Iterator<Item = (&dyn Stage, GpuNeed)> {
-        self.0.iter().map(|(node, stage)| (*stage, stage.resources(&node.params, 0).gpu))
-    }
+/// How much memory a node needs is another question, so its inputs need not be weighed.
+fn need(node: &Node, stage: &dyn Stage) -> GpuNeed {
+    stage.resources(&node.params, 0).gpu
 }
