@@ -1,5 +1,7 @@
 //! How far the kernel can wall a process in, as `wall` and `calls` do.
 
+use std::sync::OnceLock;
+
 use landlock::{
     Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset,
     RulesetAttr, Scope,
@@ -43,8 +45,13 @@ fn listed(words: &[&str]) -> String {
     }
 }
 
-/// What this kernel can hold.
+/// What this kernel can hold. It is asked once: every command asks.
 pub fn support() -> Support {
+    static SUPPORT: OnceLock<Support> = OnceLock::new();
+    SUPPORT.get_or_init(asked).clone()
+}
+
+fn asked() -> Support {
     if !handles(AccessFs::from_all(landlock::ABI::V1)) {
         return Support::None { why: why_none() };
     }
